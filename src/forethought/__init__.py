@@ -1,0 +1,3 @@
+"""Forethought: model-based reinforcement learning in JAX."""
+
+from __future__ import annotations

@@ -1,0 +1,237 @@
+"""Every interface, on one page.  Read this first.
+
+Nouns that a user may want to write are Equinox modules: frozen dataclasses that are pytrees.  They are abstract or
+final: wrap a concrete class, never subclass it.  Models are *arguments* of compiled functions, never closed over:
+the model changes at every iteration, and the program must not.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
+
+import equinox as eqx
+from jaxtyping import Float, Int
+
+from forethought.types import (
+    Action,
+    Actions,
+    Array,
+    Cursor,
+    Dataset,
+    Flag,
+    Metrics,
+    RandomKey,
+    Scalar,
+    Spec,
+    State,
+    Time,
+    Trajectory,
+)
+
+Fitted = TypeVar("Fitted")
+Carry = TypeVar("Carry")
+Warm = TypeVar("Warm")
+S = TypeVar("S")
+
+
+class AbstractPrediction(eqx.Module):
+    """p(y | x, u): where one step leads.  y [n+e] is the next state followed by the extra outputs, if any."""
+
+    mean: eqx.AbstractVar[Float[Array, " k"]]
+
+    @abstractmethod
+    def sample(self, key: RandomKey) -> Float[Array, " k"]:
+        """One draw of y."""
+
+    @abstractmethod
+    def log_prob(self, y: Float[Array, " k"]) -> Scalar:
+        """log p(y | x, u) in nats."""
+
+
+class AbstractDynamics(eqx.Module):
+    """A model of how the system moves, written for one point; batching is `vmap`."""
+
+    @abstractmethod
+    def predict(self, x: State, u: Action, t: Time) -> AbstractPrediction:
+        """p(y | x, u) at time t."""
+
+    @abstractmethod
+    def draw(self, key: RandomKey, particles: int) -> AbstractDynamics:
+        """`particles` beliefs about the true system, stacked along a new leading axis of every array.
+
+        This is the model's answer to "what do you not know?": ensemble members, GP function samples, or copies of
+        itself if it has no such doubt.  It is asked for all at once so that a model can stratify.
+        """
+
+
+class AbstractFitted(eqx.Module):
+    """What a learner carries from fit to fit: the model that planners see, and whatever else (optimiser, scalers)."""
+
+    model: eqx.AbstractVar[AbstractDynamics]
+
+
+class AbstractLearner(eqx.Module, Generic[Fitted]):
+    """How a model is made from data."""
+
+    @abstractmethod
+    def init(self, spec: Spec, key: RandomKey) -> Fitted:
+        """An unfitted state with the same tree, shapes and dtypes as every fitted one."""
+
+    @abstractmethod
+    def fit(self, fitted: Fitted, data: Dataset, key: RandomKey) -> tuple[Fitted, Metrics]:
+        """Fit to the first `data.count` rows, starting from `fitted`."""
+
+
+class AbstractCost(eqx.Module):
+    """What is to be minimised."""
+
+    extras: eqx.AbstractVar[int]
+    """How many extra outputs of the model this cost reads: 0, or 2 when reward and termination are learned."""
+
+    @abstractmethod
+    def stage(self, x: State, u: Action, y: Float[Array, " k"], t: Time) -> Scalar:
+        """Cost of one step; y [n+e] is what the step led to (Gymnasium's rewards need it)."""
+
+    @abstractmethod
+    def terminal(self, x: State) -> Scalar:
+        """Cost-to-go at the end of the horizon; the hook for a learned value."""
+
+    @abstractmethod
+    def alive(self, y: Float[Array, " k"]) -> Flag:
+        """False once an imagined episode has ended in y; no cost is incurred after that."""
+
+
+class AbstractPolicy(eqx.Module, Generic[Carry]):
+    """A controller.  What it remembers from step to step is its carry."""
+
+    @abstractmethod
+    def init(self, key: RandomKey) -> Carry:
+        """The carry at the start of an episode."""
+
+    @abstractmethod
+    def act(self, carry: Carry, x: State, t: Time) -> tuple[Action, Carry]:
+        """The action at state x, step t of the episode."""
+
+
+class Problem(eqx.Module):
+    """One planning problem: from x0, minimise the discounted cost of `horizon` steps of `dynamics`."""
+
+    dynamics: AbstractDynamics
+    cost: AbstractCost
+    actions: Actions
+    x0: State
+    t0: Time
+    horizon: int = eqx.field(static=True)
+    discount: float = eqx.field(static=True, default=1.0)
+
+
+class Plan(eqx.Module):
+    """A plan is a policy, with what it is expected to cost.  If `ok` is false no candidate had a finite cost, and the
+    policy holds the safe action."""
+
+    policy: AbstractPolicy
+    cost: Scalar
+    ok: Flag
+    metrics: Metrics
+
+
+class AbstractPlanner(eqx.Module, Generic[Warm]):
+    """A way to solve a `Problem`."""
+
+    @abstractmethod
+    def init(self, problem: Problem) -> Warm:
+        """The warm start when nothing is known yet."""
+
+    @abstractmethod
+    def plan(self, problem: Problem, warm: Warm, key: RandomKey) -> tuple[Plan, Warm]:
+        """Solve; the second result starts the next solve from where this one ended."""
+
+    @abstractmethod
+    def shift(self, warm: Warm) -> Warm:
+        """Move a warm start one step forward in time: its first action was executed."""
+
+
+class AbstractWorld(eqx.Module):
+    """Where transitions come from: a simulator or a machine.  The only interface that may be impure."""
+
+    spec: eqx.AbstractVar[Spec]
+    actions: eqx.AbstractVar[Actions]
+
+    @abstractmethod
+    def reset(self, key: RandomKey, condition: int | None = None) -> Cursor:
+        """Start an episode.  The condition is a reset seed; without one it is drawn from the key."""
+
+    @abstractmethod
+    def collect(
+        self, policy: AbstractPolicy, carry: Any, at: Cursor, key: RandomKey, steps: int
+    ) -> tuple[Trajectory, Any, Cursor]:
+        """Run the policy for at most `steps` steps from an open episode; fewer if the episode ends."""
+
+    @abstractmethod
+    def rollouts(
+        self, policy: AbstractPolicy, key: RandomKey, conditions: Sequence[int], steps: int
+    ) -> list[Trajectory]:
+        """One fresh episode of at most `steps` steps per condition, in that order."""
+
+    @abstractmethod
+    def fresh(self) -> AbstractWorld:
+        """An independent copy, so that an evaluation cannot disturb an open training episode."""
+
+
+class Task(eqx.Module):
+    """What is to be learned: a world, its cost, and how success is judged."""
+
+    name: str = eqx.field(static=True)
+    world: AbstractWorld
+    cost: AbstractCost
+    limit: int = eqx.field(static=True)
+    """Steps after which an episode is truncated."""
+    starts: tuple[int, ...] = eqx.field(static=True, default=tuple(range(1000, 1010)))
+    """Conditions (reset seeds) of the evaluation episodes: fixed, and never used for training."""
+    threshold: float | None = eqx.field(static=True, default=None)
+    """The task counts as solved when the mean return over the fixed starts reaches this; None: no such number."""
+    success: Callable[[Trajectory], bool] | None = eqx.field(static=True, default=None)
+    """Whether one episode succeeded, where return alone does not tell."""
+
+    @property
+    def spec(self) -> Spec:
+        """Shapes of a model for this task: two extra outputs, reward and termination, if the cost is learned."""
+        world = self.world.spec
+        return Spec(n=world.n, m=world.m, extras=self.cost.extras, angles=world.angles)
+
+
+class RunState(eqx.Module, Generic[Fitted]):
+    """Everything a run needs to go on.  Its tree, shapes and dtypes never change, but for the dataset's capacity."""
+
+    key: RandomKey
+    turns: Int[Array, ""]
+    """Turns of the loop so far."""
+    episodes: Int[Array, ""]
+    """Episodes finished so far."""
+    steps: Int[Array, ""]
+    """Environment steps so far, the first random ones included."""
+    data: Dataset
+    fitted: Fitted
+    at: Cursor
+    """Where the open episode stands."""
+    carry: Any
+    """What the controller remembers within the open episode (the warm start of the next plan)."""
+
+
+class AbstractAlgorithm(eqx.Module):
+    """One of the lecture's loops.  It never logs, and it never sees the run that drives it."""
+
+    @abstractmethod
+    def init(self, task: Task, key: RandomKey) -> RunState:
+        """The state before the first step, with no data."""
+
+    @abstractmethod
+    def step(self, task: Task, state: RunState, limit: int) -> tuple[RunState, Metrics]:
+        """One turn of the loop: fit, plan, execute, append.  It takes at least one environment step and at most
+        `limit`, and stops at the end of an episode at the latest."""
+
+    @abstractmethod
+    def policy(self, task: Task, state: RunState) -> AbstractPolicy:
+        """The controller as it stands, without exploration: what is evaluated, saved and handed to the user."""
