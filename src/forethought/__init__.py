@@ -1,3 +1,128 @@
-"""Forethought: model-based reinforcement learning in JAX."""
+"""Forethought: model-based reinforcement learning in JAX.
+
+Public names are loaded when they are first used, so that importing this costs nothing.
+"""
 
 from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from forethought._version import __version__
+
+if TYPE_CHECKING:
+    from forethought.algorithms.globally import V05, V10, V15
+    from forethought.core import (
+        AbstractAlgorithm,
+        AbstractCost,
+        AbstractDynamics,
+        AbstractFitted,
+        AbstractLearner,
+        AbstractPlanner,
+        AbstractPolicy,
+        AbstractPrediction,
+        AbstractWorld,
+        Plan,
+        Problem,
+        RunState,
+        Task,
+    )
+    from forethought.math.rollout import Imagination
+    from forethought.models.ensemble import EnsembleLearner
+    from forethought.planners.cem import CEM
+    from forethought.planners.icem import ICEM
+    from forethought.planners.mpc import MPC
+    from forethought.planners.mppi import MPPI
+    from forethought.planners.shooting import RandomShooting
+    from forethought.runs.evaluate import ControlError, LoadedPolicy, evaluate, load
+    from forethought.runs.experiment import Experiment, Result, resume
+    from forethought.runs.stopping import Until
+    from forethought.tasks import catalogue, task
+    from forethought.types import Box, Choices, Dataset, Spec, Trajectory, UserError
+
+_WHERE = {
+    "algorithms.globally": ("V05", "V10", "V15"),
+    "core": (
+        "AbstractAlgorithm",
+        "AbstractCost",
+        "AbstractDynamics",
+        "AbstractFitted",
+        "AbstractLearner",
+        "AbstractPlanner",
+        "AbstractPolicy",
+        "AbstractPrediction",
+        "AbstractWorld",
+        "Plan",
+        "Problem",
+        "RunState",
+        "Task",
+    ),
+    "math.rollout": ("Imagination",),
+    "models.ensemble": ("EnsembleLearner",),
+    "planners.cem": ("CEM",),
+    "planners.icem": ("ICEM",),
+    "planners.mpc": ("MPC",),
+    "planners.mppi": ("MPPI",),
+    "planners.shooting": ("RandomShooting",),
+    "runs.evaluate": ("ControlError", "LoadedPolicy", "evaluate", "load"),
+    "runs.experiment": ("Experiment", "Result", "resume"),
+    "runs.stopping": ("Until",),
+    "tasks": ("catalogue", "task"),
+    "types": ("Box", "Choices", "Dataset", "Spec", "Trajectory", "UserError"),
+}
+_MODULES = {name: module for module, names in _WHERE.items() for name in names}
+
+__all__ = [
+    "CEM",
+    "ICEM",
+    "MPC",
+    "MPPI",
+    "V05",
+    "V10",
+    "V15",
+    "AbstractAlgorithm",
+    "AbstractCost",
+    "AbstractDynamics",
+    "AbstractFitted",
+    "AbstractLearner",
+    "AbstractPlanner",
+    "AbstractPolicy",
+    "AbstractPrediction",
+    "AbstractWorld",
+    "Box",
+    "Choices",
+    "ControlError",
+    "Dataset",
+    "EnsembleLearner",
+    "Experiment",
+    "Imagination",
+    "LoadedPolicy",
+    "Plan",
+    "Problem",
+    "RandomShooting",
+    "Result",
+    "RunState",
+    "Spec",
+    "Task",
+    "Trajectory",
+    "Until",
+    "UserError",
+    "__version__",
+    "catalogue",
+    "evaluate",
+    "load",
+    "resume",
+    "task",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'forethought' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"forethought.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -107,8 +107,8 @@ class AbstractPolicy(eqx.Module, Generic[Carry]):
     """A controller.  What it remembers from step to step is its carry."""
 
     @abstractmethod
-    def init(self, key: RandomKey) -> Carry:
-        """The carry at the start of an episode."""
+    def init(self, x: State, key: RandomKey) -> Carry:
+        """The carry when the policy takes over at state x (a policy that plans once plans here)."""
 
     @abstractmethod
     def act(self, carry: Carry, x: State, t: Time) -> tuple[Action, Carry]:
@@ -203,21 +203,27 @@ class Task(eqx.Module):
 
 
 class RunState(eqx.Module, Generic[Fitted]):
-    """Everything a run needs to go on.  Its tree, shapes and dtypes never change, but for the dataset's capacity."""
+    """Everything a run needs to go on.
+
+    Between episodes `at` and `carry` are None; the tree, shapes and dtypes of the rest never change, but for the
+    dataset's capacity, which doubles.
+    """
 
     key: RandomKey
-    turns: Int[Array, ""]
-    """Turns of the loop so far."""
+    fits: Int[Array, ""]
+    """How often the model was fitted so far."""
     episodes: Int[Array, ""]
     """Episodes finished so far."""
     steps: Int[Array, ""]
     """Environment steps so far, the first random ones included."""
     data: Dataset
     fitted: Fitted
-    at: Cursor
+    at: Cursor | None = None
     """Where the open episode stands."""
-    carry: Any
+    carry: Any = None
     """What the controller remembers within the open episode (the warm start of the next plan)."""
+    so_far: Float[Array, ""] | float = 0.0
+    """Return of the open episode so far."""
 
 
 class AbstractAlgorithm(eqx.Module):
@@ -228,9 +234,12 @@ class AbstractAlgorithm(eqx.Module):
         """The state before the first step, with no data."""
 
     @abstractmethod
-    def step(self, task: Task, state: RunState, limit: int) -> tuple[RunState, Metrics]:
-        """One turn of the loop: fit, plan, execute, append.  It takes at least one environment step and at most
-        `limit`, and stops at the end of an episode at the latest."""
+    def step(self, task: Task, state: RunState, limit: int) -> tuple[RunState, Trajectory | None, Metrics]:
+        """One turn of the loop: fit, plan, execute, append; with the transitions that were executed.
+
+        It takes at most `limit` environment steps and stops at the end of an episode at the latest.  With limit = 0
+        it only learns from the data at hand: that is how the controller "held after step k" is made.
+        """
 
     @abstractmethod
     def policy(self, task: Task, state: RunState) -> AbstractPolicy:

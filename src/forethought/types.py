@@ -70,8 +70,8 @@ class Box(eqx.Module):
         """Number of search coordinates per step."""
         return self.m
 
-    def clip(self, z: Float[Array, " d"]) -> Float[Array, " d"]:
-        """The nearest search point inside the limits."""
+    def clip(self, z: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
+        """The nearest search points inside the limits."""
         return jnp.clip(z, -1.0, 1.0)
 
     def decode(self, z: Float[Array, " d"]) -> Action:
@@ -113,7 +113,7 @@ class Choices(eqx.Module):
         """Number of search coordinates per step: one score per choice."""
         return self.values.shape[0]
 
-    def clip(self, z: Float[Array, " d"]) -> Float[Array, " d"]:
+    def clip(self, z: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
         """Scores have no limits: clipping them would create ties, which argmax breaks towards choice 0."""
         return z
 

@@ -1,0 +1,82 @@
+"""The improved cross-entropy method."""
+
+from __future__ import annotations
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Bool, Float
+
+from forethought.core import AbstractPlanner, Plan, Problem
+from forethought.math.noise import coloured
+from forethought.math.rollout import Imagination, score
+from forethought.planners.search import elite_moments, elites, finish, shift_plan
+from forethought.types import Array, RandomKey
+
+
+class ICEMWarm(eqx.Module):
+    """The mean, the elites kept for the next solve, and whether there are any yet."""
+
+    mean: Float[Array, "H d"]
+    kept: Float[Array, "K H d"]
+    any_kept: Bool[Array, ""]
+
+
+class ICEM(AbstractPlanner[ICEMWarm]):
+    """CEM with coloured noise and elites carried over iterations and steps (Pinneri et al. 2020).
+
+    Deviations: the population does not shrink over iterations (one compiled loop body), kept elites and the mean are
+    scored again with every population (their old scores belong to other noise), and all of them compete for the plan.
+    """
+
+    imagination: Imagination = Imagination()
+    samples: int = 64
+    elites: int = 10
+    iterations: int = 3
+    kept: int = 3
+    """Elites that are carried over to the next iteration and the next step."""
+    beta: float = 2.0
+    """Colour of the noise: spectrum f^-beta; 0 is white."""
+    scale: float = 0.5
+    """Initial standard deviation in half ranges of the action."""
+    momentum: float = 0.1
+    """Share of the old mean and standard deviation that is kept at each iteration."""
+
+    def init(self, problem: Problem) -> ICEMWarm:
+        """The middle of the action range, no elites."""
+        shape = (problem.horizon, problem.actions.d)
+        return ICEMWarm(jnp.zeros(shape, jnp.float32), jnp.zeros((self.kept, *shape), jnp.float32), jnp.zeros((), bool))
+
+    def plan(self, problem: Problem, warm: ICEMWarm, key: RandomKey) -> tuple[Plan, ICEMWarm]:
+        """Search from the shifted mean and elites; the cheapest plan of the last population is the plan."""
+
+        def iterate(carry, k):
+            mean, std, kept, any_kept = carry
+            k_sample, k_score = jr.split(k)
+            noise = coloured(k_sample, (self.samples, *mean.shape), self.beta)
+            z = problem.actions.clip(mean + std * noise)
+            old = jnp.where(any_kept, kept, z[: self.kept])
+            z = jnp.concatenate([z, old, problem.actions.clip(mean)[None]])
+            costs = score(self.imagination, problem, z, k_score)
+            best, best_costs = elites(z, costs, self.elites)
+            new_mean, new_std = elite_moments(best, best_costs)
+            found = jnp.isfinite(best_costs[0])
+            keep = jnp.where(found, self.momentum, 1.0)
+            carry = (
+                keep * mean + (1.0 - keep) * new_mean,
+                keep * std + (1.0 - keep) * new_std,
+                jnp.where(found, best[: self.kept], kept),
+                any_kept | found,
+            )
+            return carry, (best[0], best_costs[0])
+
+        start = (warm.mean, jnp.full_like(warm.mean, self.scale), warm.kept, warm.any_kept)
+        carry, (best, costs) = jax.lax.scan(iterate, start, jr.split(key, self.iterations))
+        mean, std, kept, any_kept = carry
+        plan = finish(problem, best[-1], costs[-1], {"spread": jnp.mean(std)})
+        return plan, ICEMWarm(mean, kept, any_kept)
+
+    def shift(self, warm: ICEMWarm) -> ICEMWarm:
+        """Drop the executed action from the mean and from every elite, repeat the last one."""
+        return ICEMWarm(shift_plan(warm.mean), shift_plan(warm.kept), warm.any_kept)

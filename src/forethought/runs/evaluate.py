@@ -1,0 +1,152 @@
+"""What a controller is worth, and the controller itself, for a user's own loop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gymnasium
+import jax.random as jr
+import numpy as np
+from gymnasium import spaces
+
+from forethought.core import AbstractPolicy, Task
+from forethought.math.act import act, start
+from forethought.math.stats import mean_interval
+from forethought.runs.experiment import Experiment, open_run
+from forethought.types import RandomKey, UserError
+from forethought.worlds.guard import TransitionError, check_observation
+from forethought.worlds.gym import Guarded, GymWorld, executed
+
+
+class Evaluation(NamedTuple):
+    """Returns of a controller from given starts, without exploration or learning."""
+
+    returns: list[float]
+    mean_return: float
+    interval: tuple[float, float] | None
+    """95% confidence interval of the mean over starts (Student's t); None for one episode."""
+    env_steps: int
+    starts: list[int]
+    successes: int | None
+    """How many episodes succeeded, where the task has a test for it."""
+
+
+def evaluate(task: Task, policy: AbstractPolicy, key: RandomKey, conditions: Sequence[int]) -> Evaluation:
+    """Run the policy once from each condition, in a world of its own."""
+    episodes = task.world.fresh().rollouts(policy, key, conditions, task.limit)
+    returns = [float(np.sum(e.reward)) for e in episodes]
+    mean, interval = mean_interval(returns)
+    successes = None if task.success is None else sum(bool(task.success(e)) for e in episodes)
+    steps = sum(e.length for e in episodes)
+    return Evaluation(returns, mean, interval, steps, [int(c) for c in conditions], successes)
+
+
+def starts_for(task: Task, episodes: int | None, seed: int | None) -> list[int]:
+    """Conditions of an evaluation: the task's fixed ones (and the numbers after them), or seed, seed + 1, ..."""
+    for name, value, least, most in (("episodes", episodes, 1, 10**6), ("seed", seed, 0, 2**31 - 10**6)):
+        if value is not None and not least <= value <= most:
+            raise UserError(f"{name} is {value}; it must be a whole number, at least {least} and at most {most}.")
+    count = len(task.starts) if episodes is None else episodes
+    if seed is not None:
+        return list(range(seed, seed + count))
+    more = max(task.starts) + 1
+    return [*task.starts[:count], *range(more, more + count - len(task.starts))]
+
+
+class ControlError(Exception):
+    """There is no action to trust: `safe_action` is what to do instead, in the environment's own form."""
+
+    def __init__(self, sentence: str, safe_action: Any):
+        super().__init__(sentence)
+        self.safe_action = safe_action
+
+
+class LoadedPolicy:
+    """A trained controller for a user's own loop: `reset()` before each episode, then `act(observation)`.
+
+    It is not an Equinox module: it remembers the episode it is in.
+    """
+
+    def __init__(self, task: Task, policy: AbstractPolicy):
+        self.task = task
+        self.policy = policy
+        self._view = _View(task)
+        self.reset()
+
+    def reset(self, seed: int = 0) -> None:
+        """Forget the episode; the next `act` begins a new one."""
+        self._key = jr.key(seed)
+        self._carry: Any = None
+        self._frames: list[np.ndarray] = []
+        self._t = 0
+        self._failures = 0
+
+    def act(self, observation: Any) -> Any:
+        """The action for an observation as the environment gives it, in the form in which it takes one (an int for
+        Discrete).  Raises `ControlError` if the observation is not one of the environment, or no plan of finite cost
+        was found."""
+        try:
+            frame = self._view.vector(observation, self._t)
+        except TransitionError as error:
+            raise ControlError(f"{error} No action is given for it.", self.safe_action) from error
+        history = self._view.history
+        frames = [*(self._frames or [frame] * history), frame][-history:]
+        x = np.concatenate(frames)
+        carry = start(self.policy, x.astype(np.float32), self._key) if self._carry is None else self._carry
+        u, carry = act(self.policy, carry, x.astype(np.float32), np.asarray(self._t, np.int32))
+        # A failed plan is not taken over: the episode stands where it stood, and the next observation may be better.
+        failures = int(getattr(carry, "failures", 0))
+        if failures > self._failures or not np.isfinite(np.asarray(u)).all():
+            sentence = f"{self.task.name}, step {self._t}: no plan of finite cost was found."
+            raise ControlError(sentence, self.safe_action)
+        self._frames, self._carry = frames, carry
+        self._t += 1
+        return self._view.native(np.asarray(u), self._t - 1)
+
+    @property
+    def safe_action(self) -> Any:
+        """What to do when nothing better is known, in the environment's own form."""
+        return self._view.native(np.asarray(self.task.world.actions.safe()), self._t)
+
+
+class _View:
+    """Between the environment's own observations and actions and the library's vectors."""
+
+    def __init__(self, task: Task):
+        self.task = task
+        world = task.world
+        self.gym = isinstance(world, GymWorld)
+        self.history = world.source.history if isinstance(world, GymWorld) else 1
+        if isinstance(world, GymWorld):
+            layer: Any = world.env
+            while not isinstance(layer, Guarded):
+                layer = layer.env
+            self.observations: gymnasium.Space = layer.env.observation_space
+            self.actions: gymnasium.Space = layer.env.action_space
+        else:
+            self.observations = spaces.Box(-np.inf, np.inf, (world.spec.n,), np.float64)
+
+    def vector(self, observation: Any, t: int) -> np.ndarray:
+        """One observation as float64.  Raises `TransitionError` if it is not of the space."""
+        if isinstance(self.observations, spaces.Box) and not isinstance(observation, np.ndarray):
+            observation = np.asarray(observation) if isinstance(observation, (list, tuple)) else observation
+        check_observation(observation, self.observations, self.task.name, t)
+        return np.asarray(spaces.flatten(self.observations, observation), np.float64).reshape(-1)
+
+    def native(self, u: np.ndarray, t: int) -> np.ndarray | int:
+        """An action as the environment takes it."""
+        if not self.gym:
+            return u.astype(np.float32)
+        return executed(self.actions, u, self.task.name, t)[1]
+
+
+def load(path: str | Path, task: str | Task | None = None, experiment: Experiment | None = None) -> LoadedPolicy:
+    """The controller of a run.
+
+    Nothing that a file names is imported: a task given as module:id, and classes of your own, are named again as
+    `task` and `experiment`.  Raises `UserError` if the run cannot be read.
+    """
+    run = open_run(Path(path), task, experiment)
+    return LoadedPolicy(run.task, run.algorithm.policy(run.task, run.state))

@@ -1,0 +1,395 @@
+"""Flags from dataclasses: every field of a recipe, and of the recipes in it, by its path (--algorithm.planner.samples).
+
+tyro makes the flags and their help.  What is unknown or no value of its type is found before, so that the user reads
+one sentence.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import dataclasses
+import difflib
+import importlib.util
+import inspect
+import io
+import json
+import sys
+import traceback
+import types
+import typing
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import tyro
+
+from forethought.algorithms.globally import V05, V10, V15
+from forethought.core import AbstractAlgorithm
+from forethought.models.ensemble import EnsembleLearner
+from forethought.planners.cem import CEM
+from forethought.planners.icem import ICEM
+from forethought.planners.mppi import MPPI
+from forethought.planners.shooting import RandomShooting
+from forethought.runs.experiment import Experiment
+from forethought.types import UserError
+
+T = TypeVar("T")
+
+ALGORITHMS: dict[str, type] = {"v0.5": V05, "v1.0": V10, "v1.5": V15}
+PLANNERS: dict[str, type] = {"shooting": RandomShooting, "cem": CEM, "icem": ICEM, "mppi": MPPI}
+MODELS: dict[str, type] = {"ensemble": EnsembleLearner}
+SHORT = {"--planner.": "--algorithm.planner.", "--model.": "--algorithm.learner."}
+"""Shorter prefixes, after the flags that choose the classes."""
+
+
+class Flag(NamedTuple):
+    """A flag: whether it takes a value, and which type the value has."""
+
+    hint: Any
+    switch: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Common:
+    """What every command takes."""
+
+    json: bool = False
+    """Print one JSON object, and nothing else, on standard output."""
+    quiet: bool = False
+    """Show no progress."""
+    debug: bool = False
+    """Show the traceback of an unexpected error."""
+    cache: bool = True
+    """Whether compiled programs are kept in the cache folder for the next start."""
+
+
+@dataclasses.dataclass(frozen=True)
+class OnRun(Common):
+    """What commands on a run directory take."""
+
+    task: str | None = None
+    """The run's task, which must be named again if it is a module:id."""
+    experiment: Path | None = None
+    """The user's file that the run was made from, which must be named again if its recipe has classes of its own."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Resume(OnRun):
+    """What `resume` takes."""
+
+    steps: int | None = None
+    """A new budget of environment steps, those already taken included."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate(OnRun):
+    """What `evaluate` takes."""
+
+    episodes: int | None = None
+    """How many episodes; None: one from each of the task's fixed starts."""
+    seed: int | None = None
+    """Start from the reset seeds seed, seed + 1, ... instead of the fixed ones."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Demo(Common):
+    """What `demo` takes."""
+
+    out: Path | None = None
+    """The run directory; None: a new one under runs/."""
+
+
+def parse(default: T, argv: Sequence[str], prog: str, about: str) -> T:
+    """The dataclass with the flags of the command line put in.  Raises `UserError` with one sentence.
+
+    --help prints and raises SystemExit(0).
+    """
+    argv = list(argv)
+    if not {"-h", "--help"} & set(argv):
+        check_flags(flags_of(default), argv, prog)
+    said = io.StringIO()
+    markers = (tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stderr(said):
+            warnings.simplefilter("ignore")
+            return tyro.cli(type(default), default=default, args=argv, prog=prog, description=about, config=markers)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise UserError(_unboxed(said.getvalue())) from None
+
+
+def flags_of(recipe: Any, path: str = "--") -> dict[str, Flag]:
+    """Every flag of a dataclass, narrowed to the classes that its fields hold."""
+    found: dict[str, Flag] = {}
+    try:
+        hints = typing.get_type_hints(type(recipe))
+    except (NameError, TypeError):
+        hints = {}
+    for field in dataclasses.fields(recipe):
+        value, hint = getattr(recipe, field.name), hints.get(field.name)
+        name = field.name.replace("_", "-")
+        if dataclasses.is_dataclass(value):
+            found |= flags_of(value, f"{path}{name}.")
+        elif isinstance(value, bool):
+            found[f"{path}no-{name}" if value else f"{path}{name}"] = Flag(bool, True)
+        elif value is not None or _plain(hint):
+            found[f"{path}{name}"] = Flag(hint or type(value), False)
+    return found
+
+
+def check_flags(known: dict[str, Flag], argv: Sequence[str], prog: str) -> None:
+    """Raise `UserError` for the first flag that does not exist, or value that is not of its type."""
+    rest = list(argv)
+    while rest:
+        name, equals, value = rest.pop(0).partition("=")
+        flag = known.get(name.replace("_", "-"))
+        if flag is None:
+            near = difflib.get_close_matches(name.replace("_", "-"), known, n=1, cutoff=0.5)
+            hint = f" The nearest is {near[0]}." if near else ""
+            what = "flag" if name.startswith("-") else "further argument"
+            raise UserError(f"There is no {what} {name}.{hint} '{prog} --help' lists all flags.")
+        if flag.switch:
+            if equals:
+                raise UserError(f"{name} is a switch and takes no value; {value!r} was given.")
+            continue
+        if not equals:
+            if not rest or (rest[0].startswith("--") and rest[0].partition("=")[0] in known):
+                raise UserError(f"{name} needs a value: {allowed(flag.hint)}.")
+            value = rest.pop(0)
+        if not fits(flag.hint, value):
+            raise UserError(f"{name} is {value!r}; it must be {allowed(flag.hint)}.")
+
+
+def fits(hint: Any, text: str) -> bool:
+    """Whether a text can be read as this type; what is not known here is left to tyro."""
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        return any(fits(part, text) for part in typing.get_args(hint))
+    if typing.get_origin(hint) is Literal:
+        return text in map(str, typing.get_args(hint))
+    if hint is types.NoneType:
+        return text in ("None", "none")
+    if hint not in (int, float):
+        return True
+    try:
+        hint(text)
+    except ValueError:
+        return False
+    return True
+
+
+def allowed(hint: Any) -> str:
+    """What a value of this type is, in words."""
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        return " or ".join(allowed(part) for part in typing.get_args(hint))
+    if typing.get_origin(hint) is Literal:
+        return " or ".join(map(str, typing.get_args(hint)))
+    words = {int: "a whole number", float: "a number", Path: "a path", str: "a text", types.NoneType: "None"}
+    return words.get(hint, str(hint))
+
+
+def _plain(hint: Any) -> bool:
+    """Whether values of this type can be written on a command line."""
+    parts = typing.get_args(hint) or (hint,)
+    return all(part in (int, float, str, bool, Path, types.NoneType) or isinstance(part, str) for part in parts)
+
+
+def _unboxed(text: str) -> str:
+    """tyro's words without its box: the first paragraph."""
+    lines = [line.strip("│╭╮╰╯─ \t") for line in text.splitlines()]
+    words: list[str] = []
+    for line, raw in zip(lines, text.splitlines(), strict=True):
+        if words and "────" in raw:
+            break
+        words += [line] if line and "╭" not in raw else []
+    return " ".join(words) or "The command line cannot be read."
+
+
+D = TypeVar("D", bound=Common)
+
+
+def parse_on_run(argv: Sequence[str], default: D, command: str, about: str) -> tuple[Path, D]:
+    """The run directory and the flags of a command line.  Raises `UserError`."""
+    known = {name for name, flag in flags_of(default).items() if flag.switch} | {"-h", "--help"}
+    places, rest = split(argv, known)
+    if len(places) != 1 and not (known & {"-h", "--help"} & set(rest)):
+        got = "none was given" if not places else f"{len(places)} were given: {' '.join(places)}"
+        raise UserError(f"{command} takes one run directory, and {got}.")
+    return Path(places[0] if places else "."), parse(default, rest, f"forethought {command} DIR", about)
+
+
+# The train command.
+
+
+def split(argv: Sequence[str], switches: set[str]) -> tuple[list[str], list[str]]:
+    """(arguments that are neither flags nor their values, the rest)."""
+    places, rest, tokens = [], [], list(argv)
+    while tokens:
+        token = tokens.pop(0)
+        if not token.startswith("-") or token == "-":
+            places.append(token)
+            continue
+        rest.append(token)
+        alone = "=" in token or token.replace("_", "-") in switches
+        if not alone and tokens and (not tokens[0].startswith("--")):
+            rest.append(tokens.pop(0))
+    return places, rest
+
+
+def switches() -> set[str]:
+    """The flags without a value, over all shipped recipes."""
+    found = {"-h", "--help"}
+    for recipe in (Common(), Experiment(""), *(Experiment("", algorithm=cls()) for cls in ALGORITHMS.values())):
+        found |= {name for name, flag in flags_of(recipe).items() if flag.switch}
+    for cls in PLANNERS.values():
+        found |= {name for name, flag in flags_of(cls(), "--algorithm.planner.").items() if flag.switch}
+    shorts = {name.replace(long, short, 1) for name in found for short, long in SHORT.items()}
+    return found | shorts
+
+
+class Train(NamedTuple):
+    """What `train` was asked for."""
+
+    experiment: Experiment
+    common: Common
+
+
+def parse_train(argv: Sequence[str]) -> Train:
+    """The experiment of a command line.  Raises `UserError`."""
+    places, rest = split(argv, switches())
+    asked_help = bool({"-h", "--help"} & set(rest))
+    if len(places) != 1 and not (asked_help and not places):
+        got = "none was given" if not places else f"{len(places)} were given: {' '.join(places)}"
+        raise UserError(
+            f"train takes one task, and {got}; for example: forethought train Pendulum-v1. See 'forethought tasks'."
+        )
+    task = places[0] if places else "TASK"
+    chosen, env, rest = take_chosen(rest)
+    default = read_file(Path(task)) if task.endswith(".py") else Experiment(task)
+    default = dataclasses.replace(default, algorithm=choose(default.algorithm, chosen))
+    view = _view(default)
+    found = parse(view, rest, "forethought train TASK", TRAIN)
+    common = Common(**{f.name: getattr(found, f.name) for f in dataclasses.fields(Common)})
+    own = getattr(default.algorithm, "base", None)
+    algorithm = found.algorithm if own is None else dataclasses.replace(found.algorithm, base=own)
+    settings = {f.name: getattr(found, f.name) for f in dataclasses.fields(Experiment) if f.name not in ("task", "env")}
+    settings |= {"task": default.task, "env": default.env | env, "algorithm": algorithm}
+    return Train(Experiment(**settings), common)
+
+
+TRAIN = """Learn a controller. TASK is a Gymnasium id, module:id, the name of a classic task, or a file of your own that
+defines experiment = Experiment(...).
+
+--algorithm {v0.5,v1.0,v1.5}  --planner {shooting,cem,icem,mppi}  --model {ensemble} choose the classes; their settings
+are flags below. --planner.X is short for --algorithm.planner.X, and --model.X for --algorithm.learner.X.
+--env.NAME VALUE passes keyword arguments to gymnasium.make (JSON, or a text): --env.g 9.81"""
+
+
+def take_chosen(argv: Sequence[str]) -> tuple[dict[str, str], dict[str, Any], list[str]]:
+    """(names of classes, keyword arguments of the environment, the other tokens with short prefixes written out)."""
+    tables = {"--algorithm": ALGORITHMS, "--planner": PLANNERS, "--model": MODELS}
+    chosen: dict[str, str] = {}
+    env: dict[str, Any] = {}
+    rest, tokens = [], list(argv)
+    while tokens:
+        name, equals, value = tokens.pop(0).partition("=")
+        if name not in tables and not name.startswith("--env."):
+            long = next((name.replace(s, full, 1) for s, full in SHORT.items() if name.startswith(s)), name)
+            rest.append(long + equals + value)
+            continue
+        if not equals:
+            if not tokens:
+                raise UserError(f"{name} needs a value.")
+            value = tokens.pop(0)
+        if name in tables:
+            chosen[name] = _known(name, value, tables[name])
+        else:
+            env[name.removeprefix("--env.")] = _json_or_text(value)
+    return chosen, env, rest
+
+
+def _known(flag: str, value: str, table: dict[str, type]) -> str:
+    if value in table:
+        return value
+    near = difflib.get_close_matches(value, table, n=1)
+    hint = f" The nearest is {near[0]}." if near else ""
+    raise UserError(f"{flag} is {value!r}; it must be {' or '.join(table)}.{hint}")
+
+
+def _json_or_text(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return {"True": True, "False": False, "None": None}.get(text, text)
+
+
+def choose(algorithm: AbstractAlgorithm, chosen: dict[str, str]) -> Any:
+    """The algorithm with the chosen classes; where a class stays, so do its settings."""
+    swaps = (("planner", "--planner", PLANNERS), ("learner", "--model", MODELS))
+    if "--algorithm" in chosen and type(algorithm) is not ALGORITHMS[chosen["--algorithm"]]:
+        algorithm = ALGORITHMS[chosen["--algorithm"]]()
+    for name, flag, table in swaps:
+        if flag in chosen and type(getattr(algorithm, name, None)) is not table[chosen[flag]]:
+            if not hasattr(algorithm, name):
+                raise UserError(f"{flag} was given, but {type(algorithm).__name__} has no {name}.")
+            algorithm = dataclasses.replace(algorithm, **{name: table[chosen[flag]]()})  # pyright: ignore
+    return algorithm
+
+
+def _view(default: Experiment) -> Any:
+    """The fields of an experiment that are flags, and the common ones, as one dataclass for tyro."""
+    algorithm = default.algorithm
+    if getattr(algorithm, "base", None) is not None:
+        algorithm = dataclasses.replace(algorithm, base=None)  # pyright: ignore[reportCallIssue]
+    shown = dataclasses.replace(default, algorithm=algorithm)
+    fields = []
+    for source in (shown, Common()):
+        hints, docs = typing.get_type_hints(type(source)), docstrings(type(source))
+        for field in dataclasses.fields(source):
+            if field.name in ("task", "env"):
+                continue
+            value = getattr(source, field.name)
+            kind = type(value) if dataclasses.is_dataclass(value) else hints[field.name]
+            if field.name in docs and not dataclasses.is_dataclass(value):
+                kind = typing.Annotated[kind, tyro.conf.arg(help=docs[field.name])]
+            fields.append((field.name, kind, dataclasses.field(default=value)))
+    return dataclasses.make_dataclass("Train", fields, frozen=True)()
+
+
+def docstrings(cls: type) -> dict[str, str]:
+    """The text below each field of a class."""
+    tree = ast.parse(inspect.getsource(cls)).body[0]
+    assert isinstance(tree, ast.ClassDef)
+    found = {}
+    for field, text in zip(tree.body, tree.body[1:], strict=False):
+        is_text = isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and is_text:
+            found[field.target.id] = " ".join(str(text.value.value).split())  # pyright: ignore
+    return found
+
+
+def read_file(path: Path) -> Experiment:
+    """The experiment of a user's own file, which is run: that is what the user asked for by naming it."""
+    if not path.is_file():
+        raise UserError(f"There is no file {path}.")
+    spec = importlib.util.spec_from_file_location("forethought_experiment", path.absolute())
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look for the names in annotations
+    if str(path.absolute().parent) not in sys.path:
+        sys.path.insert(0, str(path.absolute().parent))
+    try:
+        spec.loader.exec_module(module)
+    except UserError:
+        raise
+    except Exception as error:
+        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) == path.absolute()]
+        place = f"line {lines[-1]}" if lines else f"line {getattr(error, 'lineno', '?')}"
+        raise UserError(f"{path}, {place}: {type(error).__name__}: {error}") from error
+    found = getattr(module, "experiment", None)
+    if not isinstance(found, Experiment):
+        raise UserError(f"{path} must define experiment = Experiment(...); it defines {type(found).__name__}.")
+    return found

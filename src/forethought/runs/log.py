@@ -1,0 +1,128 @@
+"""What a person sees while a run goes on.  Nothing of it goes to standard output."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+from forethought.types import Metrics
+
+
+class Turn(NamedTuple):
+    """One turn of the loop, as it is shown."""
+
+    env_steps: int
+    budget: int
+    returns: Sequence[float]
+    """Returns of the finished training episodes so far."""
+    metrics: Metrics
+    seconds: float
+    """Wall clock since the run began."""
+
+
+class Quiet:
+    """Shows nothing but warnings."""
+
+    def say(self, sentence: str) -> None:
+        """A warning, or what the user should know."""
+        print(sentence, file=sys.stderr, flush=True)
+
+    def turn(self, turn: Turn) -> None:
+        """One turn of the loop is done."""
+
+    def __enter__(self) -> Quiet:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        return None
+
+
+class Lines:
+    """Plain lines, where the output is no terminal: one per finished episode, and one every ten seconds."""
+
+    def __init__(self) -> None:
+        self.last = time.monotonic()
+        self.episodes = 0
+
+    def say(self, sentence: str) -> None:
+        """A warning, or what the user should know."""
+        print(sentence, file=sys.stderr, flush=True)
+
+    def turn(self, turn: Turn) -> None:
+        """One turn of the loop is done."""
+        now = time.monotonic()
+        if len(turn.returns) > self.episodes or now - self.last >= 10.0 or turn.env_steps >= turn.budget:
+            self.episodes, self.last = len(turn.returns), now
+            self.say(f"step {turn.env_steps}/{turn.budget}  {summary(turn)}  {turn.seconds:.1f} s")
+
+    def __enter__(self) -> Lines:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        return None
+
+
+class Bar:
+    """A progress bar with what matters beside it, for terminals."""
+
+    def __init__(self) -> None:
+        console = Console(stderr=True)
+        self.bar = Progress(
+            SpinnerColumn(),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("steps  {task.fields[text]}"),
+            TimeRemainingColumn(compact=True),
+            console=console,
+        )
+        self.task = self.bar.add_task("train", total=None, text="compiling")
+
+    def say(self, sentence: str) -> None:
+        """A warning, or what the user should know."""
+        self.bar.console.print(sentence, markup=False, highlight=False)
+
+    def turn(self, turn: Turn) -> None:
+        """One turn of the loop is done."""
+        self.bar.update(self.task, total=turn.budget, completed=turn.env_steps, text=summary(turn))
+
+    def __enter__(self) -> Bar:
+        self.bar.start()
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.bar.stop()
+
+
+Display = Quiet | Lines | Bar
+
+
+def display(quiet: bool) -> Display:
+    """The display that fits where the output goes."""
+    if quiet:
+        return Quiet()
+    return Bar() if sys.stderr.isatty() else Lines()
+
+
+def summary(turn: Turn) -> str:
+    """The last return, the model's error at 1 and 20 steps, and the seconds of a planned step."""
+    metrics = turn.metrics
+    last = f"{turn.returns[-1]:.1f}" if turn.returns else "-"
+    parts = [f"episode {len(turn.returns)}  return {last}"]
+    errors = [number(metrics.get(f"model_error_{k}")) for k in (1, 20)]
+    if metrics.get("planned"):
+        parts.append(f"model error {errors[0]} / {errors[1]}  {number(metrics.get('step_seconds'))} s/step")
+    return "  ".join(parts)
+
+
+def number(value: Any) -> str:
+    """A number in three digits, or a dash where there is none."""
+    if not isinstance(value, (int, float)) or not math.isfinite(value):
+        return "-"
+    return f"{value:.3g}"

@@ -1,0 +1,182 @@
+"""Which values the fields of shipped recipes may have: one closed table, for the command line, Python and files alike.
+
+A field of a user's own class is the user's business.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import numbers
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from forethought.types import UserError
+
+
+class Number(NamedTuple):
+    """A whole or real number between bounds."""
+
+    whole: bool = False
+    low: float = -math.inf
+    high: float = math.inf
+    open_low: bool = False
+    none: bool = False
+    """None is allowed too."""
+
+    def allowed(self) -> str:
+        """What is allowed, for the end of a sentence."""
+        kind = "a whole number" if self.whole else "a finite number"
+        at_least = f"larger than {_short(self.low)}" if self.open_low else f"at least {_short(self.low)}"
+        parts = [at_least] if self.low > -math.inf else []
+        parts += [f"at most {_short(self.high)}"] if self.high < math.inf else []
+        return f"{kind}{', ' if parts else ''}{' and '.join(parts)}{', or None' if self.none else ''}"
+
+    def accepts(self, value: Any) -> bool:
+        """Whether the value is one of them; booleans are not numbers, NaN and infinities not finite."""
+        if value is None:
+            return self.none
+        kind = numbers.Integral if self.whole else numbers.Real
+        if isinstance(value, bool) or not isinstance(value, kind):
+            return False
+        number = float(value)
+        above = number > self.low if self.open_low else number >= self.low
+        return math.isfinite(number) and above and number <= self.high
+
+
+class OneOf(NamedTuple):
+    """One of a few values."""
+
+    values: tuple[Any, ...]
+
+    def allowed(self) -> str:
+        """What is allowed, for the end of a sentence."""
+        return " or ".join(map(str, self.values))
+
+    def accepts(self, value: Any) -> bool:
+        """Whether the value is one of them (True is not 1)."""
+        return any(value is v if isinstance(v, bool) else value == v for v in self.values)
+
+
+class Instance(NamedTuple):
+    """Anything of certain types."""
+
+    types: tuple[type, ...]
+    words: str
+
+    def allowed(self) -> str:
+        """What is allowed, for the end of a sentence."""
+        return self.words
+
+    def accepts(self, value: Any) -> bool:
+        """Whether the value is of one of the types."""
+        return isinstance(value, self.types)
+
+
+def _short(value: float) -> str:
+    """A bound as one would write it."""
+    return str(int(value)) if value == int(value) else str(value)
+
+
+INT32 = 2**31 - 1
+COUNT = Number(whole=True, low=1, high=INT32)
+SIZE = Number(whole=True, low=1, high=10**6)
+"""What memory is needed for."""
+NATURAL = Number(whole=True, low=0, high=INT32)
+POSITIVE = Number(low=0, open_low=True)
+NOT_NEGATIVE = Number(low=0)
+SHARE = Number(low=0, high=1)
+FLAG = OneOf((True, False))
+Rules = dict[str, Number | OneOf | Instance]
+SOME_PATH = Instance((str, Path, type(None)), "a path, or None")
+
+_LOOP: Rules = {"base_steps": NATURAL, "discount": Number(low=0, high=1, open_low=True)}
+_SEARCH: Rules = {"samples": SIZE, "iterations": SIZE, "scale": POSITIVE}
+_ELITES: Rules = {"elites": SIZE, "momentum": Number(low=0, high=1)}
+
+RULES: dict[str, Rules] = {
+    "Experiment": {
+        "steps": NATURAL,
+        "seed": NATURAL,
+        "limit": Number(whole=True, low=1, high=INT32, none=True),
+        "action_repeat": COUNT,
+        "history": Number(whole=True, low=1, high=1000),
+        "out": SOME_PATH,
+        "data": SOME_PATH,
+        "base": Instance((str,), 'a name: "random", "coloured", or a run directory'),
+        "env": Instance((dict,), "a dict of keyword arguments for gymnasium.make"),
+    },
+    "Until": {
+        "solved": FLAG,
+        "plateau": FLAG,
+        "window": COUNT,
+        "patience": COUNT,
+        "threshold": Number(none=True),
+    },
+    "V05": _LOOP,
+    "V10": _LOOP,
+    "V15": {**_LOOP, "refit_every": COUNT, "horizon": Number(whole=True, low=1, high=10**5)},
+    "RandomShooting": {"samples": SIZE, "beta": NOT_NEGATIVE, "scale": POSITIVE},
+    "CEM": {**_SEARCH, **_ELITES},
+    "ICEM": {**_SEARCH, **_ELITES, "kept": NATURAL, "beta": NOT_NEGATIVE},
+    "MPPI": {
+        **_SEARCH,
+        "beta": NOT_NEGATIVE,
+        "shrink": Number(low=0, high=1, open_low=True),
+        "effective": Number(low=0, high=1, open_low=True),
+    },
+    "Imagination": {
+        "particles": SIZE,
+        "propagation": OneOf(("ts-inf", "ts-1")),
+        "noise": FLAG,
+        "risk": Number(),
+    },
+    "EnsembleLearner": {
+        "members": Number(whole=True, low=1, high=1000),
+        "width": Number(whole=True, low=1, high=10**5),
+        "depth": Number(whole=True, low=0, high=100),
+        "gradient_steps": SIZE,
+        "batch": SIZE,
+        "learning_rate": POSITIVE,
+        "final_rate": SHARE,
+        "weight_decay": NOT_NEGATIVE,
+        "bootstrap": FLAG,
+        "holdout": Number(low=0, high=0.9),
+    },
+    "ColouredPolicy": {"steps": SIZE, "beta": NOT_NEGATIVE, "scale": POSITIVE},
+}
+"""Class to field to what is allowed."""
+
+AT_MOST: tuple[tuple[str, str, str], ...] = (
+    ("CEM", "elites", "samples"),
+    ("ICEM", "elites", "samples"),
+    ("ICEM", "kept", "elites"),
+)
+"""Fields of one class that must not exceed another field of it."""
+
+
+def check(recipe: Any, path: str = "") -> None:
+    """Raise `UserError` for the first field of the recipe, or of a recipe inside it, whose value is not allowed."""
+    for problem in problems(recipe, path):
+        raise UserError(problem)
+
+
+def problems(recipe: Any, path: str = "") -> Iterator[str]:
+    """A sentence for each value that is not allowed: its path, the value, and what is allowed."""
+    cls = type(recipe)
+    if not dataclasses.is_dataclass(recipe) or cls.__module__.split(".")[0] != "forethought":
+        return
+    rules = RULES.get(cls.__name__, {})
+    wrong = set()
+    for field in dataclasses.fields(recipe):
+        here, value = f"{path}{field.name}", getattr(recipe, field.name, None)
+        rule = rules.get(field.name)
+        if rule is not None and not rule.accepts(value):
+            wrong.add(field.name)
+            yield f"{here} is {value!r}; it must be {rule.allowed()}."
+        yield from problems(value, f"{here}.")
+    for name, small, large in AT_MOST:
+        if name == cls.__name__ and not wrong & {small, large} and getattr(recipe, small) > getattr(recipe, large):
+            found, limit = getattr(recipe, small), getattr(recipe, large)
+            yield f"{path}{small} is {found}; it must be at most {path}{large}, which is {limit}."

@@ -1,0 +1,161 @@
+"""Tasks by name: a world, its cost, its time limit and how success is judged, put together."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from forethought.core import AbstractCost, Task
+from forethought.costs.gymnasium import CartPoleCost, PendulumCost
+from forethought.costs.known import KNOWN, known_cost
+from forethought.costs.learned import LearnedCost
+from forethought.costs.quadratic import Quadratic
+from forethought.costs.saturating import CartPoleSwingUpCost, Saturating
+from forethought.types import Trajectory, UserError
+from forethought.worlds import classic
+from forethought.worlds.gym import find, gym_world
+from forethought.worlds.simulated import SimulatedWorld
+
+
+def swung_up(trajectory: Trajectory) -> bool:
+    """Whether, during all of the last second, the pole is within 10 degrees of upright and the cart within 0.1 m of
+    the origin: the 21 observations from 2 s to 3 s of a full episode of 60 steps of 0.05 s, noise included."""
+    if trajectory.length < 20 or int(trajectory.t[-1]) != 59:
+        return False
+    x = np.concatenate([np.asarray(trajectory.x)[-20:-19], np.asarray(trajectory.y)[-20:]])
+    return bool(np.all(classic.pole_angle(x) <= np.deg2rad(10.0)) and np.all(np.abs(x[:, 0]) <= 0.1))
+
+
+def stood_up(trajectory: Trajectory) -> bool:
+    """Whether the acrobot's tip is more than 1 m above its pivot at the end of the episode."""
+    return bool(classic.tip_height(np.asarray(trajectory.y)[-1]) > 1.0)
+
+
+def arrived(trajectory: Trajectory) -> bool:
+    """Whether every position and velocity ends within 0.1 of the origin (m, rad, s)."""
+    return bool(np.all(np.abs(np.asarray(trajectory.y)[-1]) <= 0.1))
+
+
+@dataclasses.dataclass(frozen=True)
+class Classic:
+    """One row of the table of pure-JAX tasks."""
+
+    about: str
+    world: Callable[[AbstractCost], SimulatedWorld]
+    cost: Callable[[], AbstractCost]
+    threshold: float | None = None
+    success: Callable[[Trajectory], bool] | None = None
+
+
+def _double_integrator_cost() -> AbstractCost:
+    return Quadratic(np.zeros(2), np.array([1.0, 0.1]), np.array([0.1]))
+
+
+def _quadrotor_cost() -> AbstractCost:
+    hover = np.full(2, 0.5 * classic.Quadrotor().m * classic.Quadrotor().g)
+    weights = np.array([1.0, 1.0, 1.0, 0.1, 0.1, 0.1])
+    return Quadratic(np.zeros(6), weights, np.full(2, 0.1), rest=hover, angles=(2,))
+
+
+def _acrobot_cost() -> AbstractCost:
+    weight = np.array([0.25, 0.25, 0.01, 0.01])
+    return Saturating(np.array([np.pi, 0.0, 0.0, 0.0]), weight, angles=(0, 1))
+
+
+CLASSIC: dict[str, Classic] = {
+    "cartpole-swingup": Classic(
+        "swing a pole up and balance it, as in the PILCO literature (noisy, 3 s)",
+        classic.cartpole_swingup,
+        CartPoleSwingUpCost,
+        success=swung_up,
+    ),
+    "pendulum": Classic("Pendulum-v1 in JAX", classic.pendulum, PendulumCost, threshold=-200.0),
+    "double-integrator": Classic(
+        "push a mass to the origin: linear-quadratic, for checks",
+        classic.double_integrator,
+        _double_integrator_cost,
+        success=arrived,
+    ),
+    "quadrotor": Classic(
+        "fly a planar quadrotor to the origin and hover", classic.quadrotor, _quadrotor_cost, success=arrived
+    ),
+    "acrobot": Classic(
+        "swing two links up and hold them, with a continuous torque between them",
+        classic.acrobot,
+        _acrobot_cost,
+        success=stood_up,
+    ),
+    "cartpole-balance": Classic(
+        "keep CartPole-v1's pole up with a continuous force", classic.cartpole_balance, CartPoleCost, threshold=475.0
+    ),
+}
+"""Name to task."""
+
+THRESHOLDS = {"Pendulum-v1": -200.0}
+"""Returns at which a task counts as solved, where Gymnasium registers none."""
+
+
+def task(
+    name: str,
+    kwargs: Mapping[str, Any] | None = None,
+    limit: int | None = None,
+    action_repeat: int = 1,
+    history: int = 1,
+) -> Task:
+    """The task of a classic name, a Gymnasium id or module:id.
+
+    `kwargs` go to gymnasium.make; `limit` (in steps) replaces the task's own; `action_repeat` and `history` are those
+    of `gym_world`.  The cost is the environment's own reward where `known_cost` has it, for plain observations and
+    actions; otherwise reward and termination are learned with the model.  A threshold holds for the task as
+    registered: with other arguments there is none.  Raises `UserError` for a name that matches nothing, and for
+    options that the task does not have.
+    """
+    if name in CLASSIC:
+        return _classic(name, kwargs, limit, action_repeat, history)
+    find(name, tuple(CLASSIC))
+    world = gym_world(name, kwargs, action_repeat, history, limit)
+    spec = gymnasium.spec(name)
+    plain = action_repeat == 1 and history == 1
+    cost = known_cost(name, kwargs) if plain else None
+    registered = not kwargs and limit in (None, spec.max_episode_steps)
+    threshold = THRESHOLDS.get(name, spec.reward_threshold) if registered else None
+    return Task(
+        name=name,
+        world=world,
+        cost=LearnedCost(world.spec.n) if cost is None else cost,
+        limit=world.limit,
+        threshold=None if threshold is None else float(threshold),
+    )
+
+
+def catalogue() -> dict[str, str]:
+    """Task names with one line on each: the classic ones, then the Gymnasium ids whose rewards are known.  Every other
+    Gymnasium id is a task too, with reward and termination learned."""
+    classics = {name: row.about for name, row in CLASSIC.items()}
+    return classics | dict.fromkeys(KNOWN, "Gymnasium; its reward is known")
+
+
+def _classic(name: str, kwargs: Mapping[str, Any] | None, limit: int | None, action_repeat: int, history: int) -> Task:
+    """A task of the table, whose success test holds for its own time limit only."""
+    if kwargs or action_repeat != 1 or history != 1:
+        raise UserError(f"{name} takes no environment arguments, action_repeat or history; Gymnasium ids do.")
+    if limit is not None and limit < 1:
+        raise UserError(f"limit of {name} was {limit}; it must be 1 or larger.")
+    row = CLASSIC[name]
+    cost = row.cost()
+    world = row.world(cost)
+    same = limit is None or limit == world.limit
+    if limit is not None:
+        world = dataclasses.replace(world, limit=limit)
+    return Task(
+        name=name,
+        world=world,
+        cost=cost,
+        limit=world.limit,
+        threshold=row.threshold if same else None,
+        success=row.success if same else None,
+    )

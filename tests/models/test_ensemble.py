@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from fakes import as_dataset, as_trajectory
+from scipy import stats
+
+from forethought.models.ensemble import EnsembleLearner, _fit, _row_weights, _sample_rows
+from forethought.types import Spec
+
+ZERO = jnp.zeros((), jnp.int32)
+
+
+def pendulum_like(count: int, seed: int = 0):
+    """A smooth nonlinear system in 2-D with known noise."""
+    rng = np.random.default_rng(seed)
+    x, u = rng.uniform(-2, 2, (count, 2)), rng.uniform(-1, 1, (count, 1))
+    y = x + 0.1 * np.stack([x[:, 1], np.sin(2 * x[:, 0]) + u[:, 0]], 1)
+    return x, u, y
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    x, u, y = pendulum_like(400)
+    learner = EnsembleLearner(gradient_steps=1500)
+    spec = Spec(2, 1)
+    before = learner.init(spec, jr.key(0))
+    after, metrics = learner.fit(before, as_dataset(spec, as_trajectory(x, u, y)), jr.key(1))
+    return before, after, metrics
+
+
+def test_it_learns_the_change_of_state(fitted) -> None:
+    x, u, y = pendulum_like(200, seed=9)
+    mean = jax.vmap(lambda a, b: fitted[1].model.predict(a, b, ZERO).mean)(x, u)
+    error, change = np.abs(np.asarray(mean) - y).mean(), np.abs(y - x).mean()
+    assert error < 0.05 * change
+
+
+def test_members_disagree_where_there_are_no_data(fitted) -> None:
+    model = fitted[1].model
+    spread = lambda x: jnp.std(  # noqa: E731
+        jax.vmap(lambda member: member.predict(x, jnp.zeros(1), ZERO).mean)(model.members), axis=0
+    )
+    inside = np.mean([spread(jnp.asarray(v)) for v in ([0.0, 0.0], [1.0, -1.0], [-1.0, 0.5])])
+    outside = np.mean([spread(jnp.asarray(v)) for v in ([8.0, 8.0], [-8.0, 8.0], [8.0, -8.0])])
+    assert outside > 10 * inside
+
+
+def test_the_state_keeps_its_tree_shapes_and_dtypes(fitted) -> None:
+    before, after, _ = fitted
+    shape = lambda tree: [(leaf.shape, leaf.dtype, leaf.weak_type) for leaf in jax.tree.leaves(tree)]  # noqa: E731
+    assert jax.tree.structure(before) == jax.tree.structure(after)
+    assert shape(before) == shape(after)
+    arrays = [leaf for leaf in jax.tree.leaves(after) if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)]
+    assert not any(leaf.dtype == jnp.float64 for leaf in arrays), "64-bit is on in the tests, and networks are float32"
+
+
+def test_refits_on_growing_data_compile_once() -> None:
+    learner, spec = EnsembleLearner(gradient_steps=3, members=2, width=7), Spec(2, 1)
+    fitted = learner.init(spec, jr.key(0))
+    compiled = []
+    for count in (10, 60, 200, 400, 511):
+        x, u, y = pendulum_like(count)
+        fitted, _ = learner.fit(fitted, as_dataset(spec, as_trajectory(x, u, y)), jr.key(count))
+        compiled.append(_fit._cached._cache_size())
+    assert compiled == [compiled[0]] * 5
+
+
+def test_log_prob_of_a_member_is_scipys(fitted) -> None:
+    member = jax.tree.map(lambda v: v[2], fitted[1].model.members)
+    prediction = member.predict(jnp.array([0.3, -0.4]), jnp.array([0.1]), ZERO)
+    y = np.array([0.31, -0.36])
+    expected = stats.norm(np.asarray(prediction.mean), np.asarray(prediction.std)).logpdf(y).sum()
+    np.testing.assert_allclose(prediction.log_prob(jnp.asarray(y)), expected, rtol=1e-5)
+
+
+def test_mixture_moments_are_those_of_the_members(fitted) -> None:
+    model, x, u = fitted[1].model, jnp.array([5.0, -4.0]), jnp.array([0.5])
+    whole = model.predict(x, u, ZERO)
+    each = jax.vmap(lambda member: member.predict(x, u, ZERO))(model.members)
+    rng = np.random.default_rng(0)
+    draws = rng.normal(each.mean, each.std, (200_000, *each.mean.shape)).reshape(-1, 2)
+    np.testing.assert_allclose(whole.mean, draws.mean(0), atol=5e-3 * np.asarray(whole.std).max())
+    np.testing.assert_allclose(whole.std, draws.std(0), rtol=0.02)
+
+
+def test_draw_takes_every_member_equally_often(fitted) -> None:
+    model = fitted[1].model
+    for particles in (5, 10, 7):
+        drawn = model.draw(jr.key(3), particles)
+        member_of = [
+            int(np.argmin([np.abs(b - c).sum() for c in np.asarray(model.members.layers[0].weight)]))
+            for b in np.asarray(drawn.layers[0].weight)
+        ]
+        counts = np.bincount(member_of, minlength=5)
+        assert counts.max() - counts.min() <= 1
+    orders = {tuple(np.asarray(model.draw(jr.key(k), 5).low[:, 0])) for k in range(5)}
+    assert len(orders) > 1
+
+
+def test_bootstrap_weights_are_poisson_and_differ_between_members() -> None:
+    use = jnp.arange(4096) < 3000
+    weight = np.asarray(_row_weights(EnsembleLearner(), jr.key(0), use))
+    assert np.all(weight[3000:] == 0)
+    for value in range(4):
+        share = np.mean(weight[:3000] == value)
+        assert share == pytest.approx(stats.poisson(1).pmf(value), abs=0.015)
+    assert abs(np.corrcoef(weight[:3000, 0], weight[:3000, 1])[0, 1]) < 0.06
+
+
+def test_rows_are_sampled_in_proportion_to_their_weights() -> None:
+    weight = jnp.zeros((64, 2)).at[jnp.array([3, 7, 9]), 0].set(jnp.array([1.0, 2.0, 1.0])).at[5, 1].set(3.0)
+    rows = np.asarray(_sample_rows(weight, jr.key(0), (200, 50)))
+    counts = np.bincount(rows[..., 0].ravel(), minlength=64) / rows[..., 0].size
+    np.testing.assert_allclose(counts[[3, 7, 9]], [0.25, 0.5, 0.25], atol=0.02)
+    assert counts[[3, 7, 9]].sum() == 1.0
+    assert np.all(rows[..., 1] == 5)
+
+
+def test_heteroscedastic_noise_is_found() -> None:
+    """y = x + |x| eps / 4: the learned standard deviation must follow |x|."""
+    rng = np.random.default_rng(0)
+    x = rng.uniform(-1, 1, (3000, 1))
+    y = x + 0.25 * np.abs(x) * rng.normal(size=x.shape)
+    learner, spec = EnsembleLearner(gradient_steps=6000, members=3, width=32, batch=64), Spec(1, 1)
+    data = as_dataset(spec, as_trajectory(x, np.zeros_like(x), y))
+    fitted, _ = learner.fit(learner.init(spec, jr.key(0)), data, jr.key(1))
+    grid = np.linspace(-0.9, 0.9, 61)[:, None]
+    std = jax.vmap(lambda v: fitted.model.predict(v, jnp.zeros(1), ZERO).std[0])(grid)
+    assert np.corrcoef(np.asarray(std), 0.25 * np.abs(grid[:, 0]))[0, 1] > 0.9
+    np.testing.assert_allclose(np.asarray(std)[[5, -6]], 0.25 * np.abs(grid[[5, -6], 0]), rtol=0.35)
+
+
+def test_variances_stay_within_their_bounds(fitted) -> None:
+    members = fitted[1].model.members
+    z = 100.0 * jr.normal(jr.key(0), (64, 3), jnp.float32)
+    _, v = jax.vmap(lambda member: jax.vmap(member.heads)(z))(members)
+    assert np.all(np.asarray(v) <= np.asarray(members.high)[:, None] + 1e-6)
+    assert np.all(np.asarray(v) >= np.asarray(members.low)[:, None] - 1e-6)
+
+
+def test_angles_are_seen_through_sine_and_cosine() -> None:
+    spec = Spec(2, 1, angles=(0,))
+    learner = EnsembleLearner(gradient_steps=50)
+    x = np.array([[3.1, 0.5], [-3.1, -0.5]])
+    y = np.array([[-3.1, 0.5], [3.1, -0.5]])  # 0.083 rad the short way round
+    fitted, _ = learner.fit(learner.init(spec, jr.key(0)), as_dataset(spec, as_trajectory(x, [[0], [0]], y)), jr.key(1))
+    model = fitted.model
+    np.testing.assert_allclose(np.abs(np.asarray(model.members.outputs.std)[:, 0]), 2 * np.pi - 6.2, rtol=1e-3)
+    a = model.predict(jnp.array([0.4, 0.2]), jnp.zeros(1), ZERO)
+    b = model.predict(jnp.array([0.4 + 2 * np.pi, 0.2]), jnp.zeros(1), ZERO)
+    np.testing.assert_allclose(b.mean - a.mean, [2 * np.pi, 0.0], atol=1e-5)
+
+
+def test_reward_and_termination_are_extra_outputs() -> None:
+    rng = np.random.default_rng(0)
+    x, u = rng.uniform(-1, 1, (400, 1)), rng.uniform(-1, 1, (400, 1))
+    y = x + 0.1 * u
+    spec = Spec(1, 1, extras=2)
+    data = as_dataset(spec, as_trajectory(x, u, y, reward=3.0 * x[:, 0] - 1.0, terminated=x[:, 0] > 0.5))
+    learner = EnsembleLearner(gradient_steps=2000)
+    fitted, _ = learner.fit(learner.init(spec, jr.key(0)), data, jr.key(1))
+    for point in (-0.7, 0.0, 0.9):
+        mean = fitted.model.predict(jnp.array([point]), jnp.array([0.3]), ZERO).mean
+        np.testing.assert_allclose(mean[0], point + 0.03, atol=0.02)
+        np.testing.assert_allclose(mean[1], 3.0 * point - 1.0, atol=0.2)
+        assert (float(mean[2]) > 0.5) == (point > 0.5)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        pytest.param((np.ones((1, 2)), np.zeros((1, 1)), np.ones((1, 2))), id="one row"),
+        pytest.param((np.ones((9, 2)), np.zeros((9, 1)), np.ones((9, 2))), id="constant"),
+        pytest.param((np.full((9, 2), 1e8), np.zeros((9, 1)), np.full((9, 2), 1e8)), id="constant and huge"),
+        pytest.param((np.zeros((0, 2)), np.zeros((0, 1)), np.zeros((0, 2))), id="no row"),
+    ],
+)
+def test_poor_data_give_a_finite_model(rows) -> None:
+    learner, spec = EnsembleLearner(gradient_steps=20), Spec(2, 1)
+    fitted, _ = learner.fit(learner.init(spec, jr.key(0)), as_dataset(spec, as_trajectory(*rows)), jr.key(1))
+    prediction = fitted.model.predict(jnp.zeros(2), jnp.zeros(1), ZERO)
+    assert np.all(np.isfinite(prediction.mean))
+    assert np.all(np.asarray(prediction.std) > 0)
+
+
+def test_holdout_numbers_come_from_rows_a_member_never_saw() -> None:
+    """With targets that are pure noise, a member may fit its own rows but not the others."""
+    rng = np.random.default_rng(0)
+    x, u, y = rng.normal(size=(100, 1)), rng.normal(size=(100, 1)), rng.normal(size=(100, 1))
+    learner, spec = EnsembleLearner(gradient_steps=6000, weight_decay=0.0), Spec(1, 1)
+    data = as_dataset(spec, as_trajectory(x, u, x + y))
+    fitted, metrics = learner.fit(learner.init(spec, jr.key(0)), data, jr.key(1))
+    assert metrics["holdout_mse"].shape == (5,)
+    assert np.all(np.asarray(metrics["holdout_mse"]) > 0.9)
+    without = eqx.tree_at(lambda l: l.bootstrap, learner, False)
+    _, metrics = without.fit(fitted, data, jr.key(2))
+    assert np.all(np.isnan(np.asarray(metrics["holdout_mse"]))), "every row was seen: no flattering number"
