@@ -35,7 +35,14 @@ X0 = np.array([1.0, 0.2], np.float32)
 def lq_problem(horizon: int, limit: float = 6.0) -> Problem:
     """A double integrator whose optimal actions stay inside the limits."""
     actions = Box(np.full(1, -limit, np.float32), np.full(1, limit, np.float32))
-    return Problem(Linear(A, B), Quadratic(np.zeros(2, np.float32), Q, R, QF), actions, jnp.asarray(X0), jnp.zeros((), jnp.int32), horizon)
+    return Problem(
+        Linear(A, B),
+        Quadratic(np.zeros(2, np.float32), Q, R, QF),
+        actions,
+        jnp.asarray(X0),
+        jnp.zeros((), jnp.int32),
+        horizon,
+    )
 
 
 def as_trajectory(x, u, y, reward=None, terminated=None) -> Trajectory:

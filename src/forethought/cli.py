@@ -64,7 +64,9 @@ def guarded(command: Callable[[list[str]], int], argv: list[str]) -> int:
     from forethought.worlds.guard import TransitionError
 
     try:
-        return command(argv)
+        status = command(argv)
+        sys.stdout.flush()
+        return status
     except UserError as error:
         return complain(str(error), 2)
     except TransitionError as error:
@@ -96,13 +98,20 @@ def complain(sentence: str, status: int) -> int:
 def _kept(error: BaseException) -> str:
     """What is left of the run that was going on, if any."""
     run = getattr(error, "run", None)
-    return "" if run is None else f" What was finished is saved; go on by: forethought resume {shown(run)}"
+    return "" if run is None else f" What was finished is saved; go on by: forethought resume {addressed(run)}"
 
 
 def shown(path: Path) -> str:
     """A path as the user would type it: relative where it is below the current folder, quoted where needed."""
     here = Path.cwd()
     return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))
+
+
+def addressed(run: Path) -> str:
+    """A run directory as the argument of a command, with what has to be named again."""
+    from forethought.runs.directory import to_name_again
+
+    return shown(run) + to_name_again(run)
 
 
 def spoken(argv: Sequence[str]) -> str:
@@ -128,8 +137,8 @@ def print_json(value: dict[str, Any]) -> None:
 
 def train(argv: list[str]) -> int:
     """Learn a controller."""
-    from forethought.runs.flags import parse_train
     from forethought.runs.log import display
+    from forethought.runs.train_flags import parse_train
 
     asked = parse_train(argv)
     begin(asked.common)
@@ -165,7 +174,7 @@ def report_training(experiment: Experiment | None, result: Result, common: Commo
     steps, seconds = result.env_steps, result.seconds
     print(f"Stopped by {result.stopped_by}: {steps} steps, {len(result.episodes)} episodes, {seconds:.1f} s{mean}.")
     print(f"Run:      {shown(result.run)}")
-    print(f"Evaluate: forethought evaluate {shown(result.run)}")
+    print(f"Evaluate: forethought evaluate {addressed(result.run)}")
 
 
 def evaluate(argv: list[str]) -> int:

@@ -5,8 +5,8 @@ final: wrap a concrete class, never subclass it.  Models are *arguments* of comp
 the model changes at every iteration, and the program must not.
 """
 
-from __future__ import annotations
-
+# No `from __future__ import annotations` here: it would hide every AbstractVar from Equinox, which would silently take
+# them for ordinary fields.
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
@@ -58,7 +58,7 @@ class AbstractDynamics(eqx.Module):
         """p(y | x, u) at time t."""
 
     @abstractmethod
-    def draw(self, key: RandomKey, particles: int) -> AbstractDynamics:
+    def draw(self, key: RandomKey, particles: int) -> "AbstractDynamics":
         """`particles` beliefs about the true system, stacked along a new leading axis of every array.
 
         This is the model's answer to "what do you not know?": ensemble members, GP function samples, or copies of
@@ -176,7 +176,7 @@ class AbstractWorld(eqx.Module):
         """One fresh episode of at most `steps` steps per condition, in that order."""
 
     @abstractmethod
-    def fresh(self) -> AbstractWorld:
+    def fresh(self) -> "AbstractWorld":
         """An independent copy, so that an evaluation cannot disturb an open training episode."""
 
 

@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import gymnasium
 import numpy as np
 
 from forethought.core import AbstractCost, Task
@@ -116,9 +115,8 @@ def task(
     """
     if name in CLASSIC:
         return _classic(name, kwargs, limit, action_repeat, history)
-    find(name, tuple(CLASSIC))
+    spec = find(name, tuple(CLASSIC))
     world = gym_world(name, kwargs, action_repeat, history, limit)
-    spec = gymnasium.spec(name)
     plain = action_repeat == 1 and history == 1
     cost = known_cost(name, kwargs) if plain else None
     registered = not kwargs and limit in (None, spec.max_episode_steps)

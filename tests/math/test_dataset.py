@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from fakes import as_trajectory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fakes import as_trajectory
 from forethought.math.dataset import append, empty, latest
 from forethought.types import Spec
 

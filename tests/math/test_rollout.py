@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from fakes import QF, X0, A, B, Q, R, lq_problem
 
+from fakes import QF, X0, A, B, Q, R, lq_problem
 from forethought.core import AbstractCost, AbstractDynamics, Problem
 from forethought.math.gaussian import DiagonalGaussian
 from forethought.math.rollout import Imagination, imagine, predict_ahead, score

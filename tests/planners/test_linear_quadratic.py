@@ -7,14 +7,14 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from fakes import QF, X0, A, B, Q, R, lq_problem
-from oracles import lqr_actions, lqr_cost
 
+from fakes import QF, X0, A, B, Q, R, lq_problem
 from forethought.math.rollout import Imagination
 from forethought.planners.cem import CEM
 from forethought.planners.icem import ICEM
 from forethought.planners.mppi import MPPI, path_weights
 from forethought.planners.shooting import RandomShooting
+from oracles import lqr_actions, lqr_cost
 
 ONE = Imagination(particles=1)
 PLANNERS = [

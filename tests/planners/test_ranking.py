@@ -13,7 +13,7 @@ from forethought.math.gaussian import DiagonalGaussian
 from forethought.math.rollout import Imagination
 from forethought.planners.cem import CEM
 from forethought.planners.icem import ICEM
-from forethought.planners.mpc import MPC, PlanOnce, Planning
+from forethought.planners.mpc import MPC, Planning, PlanOnce
 from forethought.planners.mppi import MPPI
 from forethought.planners.search import elite_moments, elites
 from forethought.planners.shooting import RandomShooting
@@ -89,8 +89,6 @@ def problem(dynamics, cost, actions, horizon, t0=0):
 @eqx.filter_jit
 def solve(planner, p, key):
     return planner.plan(p, planner.init(p), key)
-
-
 
 
 @pytest.mark.parametrize("planner", ALL, ids=lambda p: type(p).__name__)

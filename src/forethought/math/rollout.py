@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Literal
 
 import equinox as eqx
@@ -39,9 +40,9 @@ def imagine(
     count, horizon = us.shape[0], us.shape[1]
     shape = (how.particles, count)
     # Draws outermost, plans next: each step is one [P, N, d] x [P, d, h] product per layer.
-    each_plan = jax.vmap(_step, in_axes=(None, None, 0, 0, None, None, None))
+    each_plan = jax.vmap(functools.partial(_step, noise=how.noise), in_axes=(None, None, 0, 0, None, None))
     # A belief may hold plain numbers beside its stacked arrays (a user's physics): only arrays are mapped.
-    axes = (eqx.if_array(0), None, 0, None, None, 0, None)
+    axes = (eqx.if_array(0), None, 0, None, None, 0)
     each_particle = eqx.filter_vmap(each_plan, in_axes=axes)
 
     def advance(carry, inputs):
@@ -52,7 +53,7 @@ def imagine(
             carry = jax.tree.map(lambda leaf: leaf[order], carry)
         x, alive, total = carry
         keys = jr.split(k_noise, how.particles)
-        y, cost, lives = each_particle(dynamics, problem.cost, x, u, problem.t0 + h, keys, how.noise)
+        y, cost, lives = each_particle(dynamics, problem.cost, x, u, problem.t0 + h, keys)
         weight = jnp.float32(problem.discount) ** h.astype(jnp.float32)
         # Where an episode has ended nothing is added, not even a NaN times zero.
         total = total + jnp.where(alive, weight * cost.astype(jnp.float32), 0.0)
@@ -68,7 +69,7 @@ def imagine(
 
 
 def _step(
-    dynamics: AbstractDynamics, cost: AbstractCost, x: State, u: Action, t: Time, key: RandomKey, noise: bool
+    dynamics: AbstractDynamics, cost: AbstractCost, x: State, u: Action, t: Time, key: RandomKey, *, noise: bool
 ) -> tuple[Float[Array, " k"], Scalar, Flag]:
     """One imagined transition, its cost, and whether the episode goes on."""
     prediction = dynamics.predict(x, u, t)

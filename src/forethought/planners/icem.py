@@ -40,6 +40,8 @@ class ICEM(AbstractPlanner[ICEMWarm]):
     """Colour of the noise: spectrum f^-beta; 0 is white."""
     scale: float = 0.5
     """Initial standard deviation in half ranges of the action."""
+    narrowest: float = 0.1
+    """Samples have widths from 1 down to this times the standard deviation, spaced geometrically."""
     momentum: float = 0.1
     """Share of the old mean and standard deviation that is kept at each iteration."""
 
@@ -55,7 +57,9 @@ class ICEM(AbstractPlanner[ICEMWarm]):
             mean, std, kept, any_kept = carry
             k_sample, k_score = jr.split(k)
             noise = coloured(k_sample, (self.samples, *mean.shape), self.beta)
-            z = problem.actions.clip(mean + std * noise)
+            # Wide samples find the swing, narrow ones hold the balance; a single width can do one of the two.
+            widths = self.narrowest ** jnp.linspace(0.0, 1.0, self.samples, dtype=jnp.float32)
+            z = problem.actions.clip(mean + widths[:, None, None] * std * noise)
             old = jnp.where(any_kept, kept, z[: self.kept])
             z = jnp.concatenate([z, old, problem.actions.clip(mean)[None]])
             costs = score(self.imagination, problem, z, k_score)
@@ -69,12 +73,16 @@ class ICEM(AbstractPlanner[ICEMWarm]):
                 jnp.where(found, best[: self.kept], kept),
                 any_kept | found,
             )
-            return carry, (best[0], best_costs[0])
+            return carry, None
 
+        k_search, k_last = jr.split(key)
         start = (warm.mean, jnp.full_like(warm.mean, self.scale), warm.kept, warm.any_kept)
-        carry, (best, costs) = jax.lax.scan(iterate, start, jr.split(key, self.iterations))
-        mean, std, kept, any_kept = carry
-        plan = finish(problem, best[-1], costs[-1], {"spread": jnp.mean(std)})
+        (mean, std, kept, any_kept), _ = jax.lax.scan(iterate, start, jr.split(k_search, self.iterations))
+        # Best-of-noise is optimistic: the mean and the kept elites compete once more, under the same fresh noise.
+        z = problem.actions.clip(jnp.concatenate([mean[None], kept]))
+        costs = score(self.imagination, problem, z, k_last)
+        chosen = jnp.argmin(costs)
+        plan = finish(problem, z[chosen], costs[chosen], {"spread": jnp.mean(std)})
         return plan, ICEMWarm(mean, kept, any_kept)
 
     def shift(self, warm: ICEMWarm) -> ICEMWarm:

@@ -122,6 +122,15 @@ def existing(path: Path) -> RunDirectory:
     return RunDirectory(path.absolute())
 
 
+def to_name_again(path: Path) -> str:
+    """The flags that a command on this run needs, because its recipe has what no file may name: " --task ..." or
+    " --experiment FILE", or nothing."""
+    config = existing(path).read_config()
+    task = config.get("task")
+    named = f" --task {shlex.quote(task)}" if isinstance(task, str) and ":" in task else ""
+    return " --experiment FILE" if '{"kind": "own"' in json.dumps(config) else named
+
+
 def read_json(path: Path, what: str) -> dict[str, Any]:
     """A JSON object from a file.  Raises `UserError` beginning with `what`."""
     try:

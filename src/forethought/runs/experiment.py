@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax.random as jr
 
 from forethought.algorithms.globally import V15
@@ -82,10 +83,11 @@ class Experiment:
             raise UserError("steps is 0 and there are no logged data: there is nothing to learn from.")
         task = self.make_task()
         check_until(self.until, task.threshold, task.name)
+        logged = None if self.data is None else read_logged(Path(self.data), task)
         algorithm = with_base(self.algorithm, self.base, task)
         state = algorithm.init(task, jr.key(self.seed))
-        if self.data is not None:
-            state = dataclasses.replace(state, data=read_logged(Path(self.data), task))
+        if logged is not None:
+            state = dataclasses.replace(state, data=logged)
         run = directory.create(
             None if self.out is None else Path(self.out), f"{task.name}-{algorithm_name(self.algorithm)}-{self.seed}"
         )
@@ -118,18 +120,25 @@ class Experiment:
 BASES = ("random", "coloured")
 
 
-class SavedController(AbstractPolicy[Any]):
+class Held(eqx.Module):
+    """What another run's controller remembers."""
+
+    carry: Any
+
+
+class SavedController(AbstractPolicy[Held]):
     """The controller of another run, as a base policy: an algorithm must not take its plans for its own."""
 
     policy: AbstractPolicy
 
-    def init(self, x: State, key: RandomKey) -> Any:
+    def init(self, x: State, key: RandomKey) -> Held:
         """The carry of the wrapped policy."""
-        return self.policy.init(x, key)
+        return Held(self.policy.init(x, key))
 
-    def act(self, carry: Any, x: State, t: Time) -> tuple[Action, Any]:
+    def act(self, carry: Held, x: State, t: Time) -> tuple[Action, Held]:
         """The action of the wrapped policy."""
-        return self.policy.act(carry, x, t)
+        u, inner = self.policy.act(carry.carry, x, t)
+        return u, Held(inner)
 
 
 def with_base(algorithm: AbstractAlgorithm, base: str, task: Task) -> AbstractAlgorithm:

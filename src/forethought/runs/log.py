@@ -9,9 +9,6 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
-
 from forethought.types import Metrics
 
 
@@ -73,16 +70,20 @@ class Bar:
     """A progress bar with what matters beside it, for terminals."""
 
     def __init__(self) -> None:
+        # Only terminals need it, and it takes a while to import.
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
         console = Console(stderr=True)
         self.bar = Progress(
             SpinnerColumn(),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("steps  {task.fields[text]}"),
+            BarColumn(bar_width=8),
+            TextColumn("{task.completed:.0f}/{task.fields[budget]}"),
+            TextColumn("{task.fields[text]}", markup=False),
             TimeRemainingColumn(compact=True),
             console=console,
         )
-        self.task = self.bar.add_task("train", total=None, text="compiling")
+        self.task = self.bar.add_task("train", total=None, budget="-", text="compiling")
 
     def say(self, sentence: str) -> None:
         """A warning, or what the user should know."""
@@ -90,7 +91,8 @@ class Bar:
 
     def turn(self, turn: Turn) -> None:
         """One turn of the loop is done."""
-        self.bar.update(self.task, total=turn.budget, completed=turn.env_steps, text=summary(turn))
+        fields = {"budget": turn.budget, "text": short(turn)}
+        self.bar.update(self.task, total=turn.budget, completed=turn.env_steps, **fields)
 
     def __enter__(self) -> Bar:
         self.bar.start()
@@ -121,8 +123,18 @@ def summary(turn: Turn) -> str:
     return "  ".join(parts)
 
 
-def number(value: Any) -> str:
-    """A number in three digits, or a dash where there is none."""
+def short(turn: Turn) -> str:
+    """The same in what fits beside a bar in 80 columns."""
+    metrics = turn.metrics
+    text = f"return {turn.returns[-1]:.1f}" if turn.returns else "return -"
+    if metrics.get("planned"):
+        one, many = (number(metrics.get(f"model_error_{k}"), 2) for k in (1, 20))
+        text += f"  error@1 {one} @20 {many}  {number(1e3 * metrics.get('step_seconds', math.nan), 2)} ms/step"
+    return text
+
+
+def number(value: Any, digits: int = 3) -> str:
+    """A number in a few digits, or a dash where there is none."""
     if not isinstance(value, (int, float)) or not math.isfinite(value):
         return "-"
-    return f"{value:.3g}"
+    return f"{value:.{digits}g}"

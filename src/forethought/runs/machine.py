@@ -65,13 +65,13 @@ def prepare_jax(cache: bool) -> None:
         return
     if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return  # the user's choice, which jax has read
-    folder = cache_folder()
     try:
+        folder = cache_folder()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if hasattr(os, "getuid") and folder.stat().st_uid != os.getuid():
             return
         folder.chmod(0o700)
-    except OSError:
+    except (OSError, RuntimeError):  # RuntimeError: there is no home
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

@@ -12,6 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from forethought.core import AbstractAlgorithm, AbstractLearner, AbstractPlanner, AbstractPolicy, Task
+from forethought.math.rollout import Imagination
+from forethought.runs.stopping import Until
 from forethought.types import UserError
 
 
@@ -28,9 +31,11 @@ class Number(NamedTuple):
     def allowed(self) -> str:
         """What is allowed, for the end of a sentence."""
         kind = "a whole number" if self.whole else "a finite number"
-        at_least = f"larger than {_short(self.low)}" if self.open_low else f"at least {_short(self.low)}"
-        parts = [at_least] if self.low > -math.inf else []
-        parts += [f"at most {_short(self.high)}"] if self.high < math.inf else []
+        parts = []
+        if self.low > -math.inf:
+            parts.append(f"{'larger than' if self.open_low else 'at least'} {_short(self.low)}")
+        if self.high < math.inf:
+            parts.append(f"at most {_short(self.high)}")
         return f"{kind}{', ' if parts else ''}{' and '.join(parts)}{', or None' if self.none else ''}"
 
     def accepts(self, value: Any) -> bool:
@@ -74,7 +79,7 @@ class Instance(NamedTuple):
         return isinstance(value, self.types)
 
 
-def _short(value: float) -> str:
+def _short(value: float | int) -> str:
     """A bound as one would write it."""
     return str(int(value)) if value == int(value) else str(value)
 
@@ -87,16 +92,27 @@ NATURAL = Number(whole=True, low=0, high=INT32)
 POSITIVE = Number(low=0, open_low=True)
 NOT_NEGATIVE = Number(low=0)
 SHARE = Number(low=0, high=1)
+POSITIVE_SHARE = Number(low=0, high=1, open_low=True)
 FLAG = OneOf((True, False))
 Rules = dict[str, Number | OneOf | Instance]
 SOME_PATH = Instance((str, Path, type(None)), "a path, or None")
 
-_LOOP: Rules = {"base_steps": NATURAL, "discount": Number(low=0, high=1, open_low=True)}
-_SEARCH: Rules = {"samples": SIZE, "iterations": SIZE, "scale": POSITIVE}
+_IMAGINATION = Instance((Imagination,), "an Imagination")
+_LOOP: Rules = {
+    "planner": Instance((AbstractPlanner,), "a planner"),
+    "learner": Instance((AbstractLearner,), "a learner"),
+    "base": Instance((AbstractPolicy, type(None)), "a policy, or None"),
+    "base_steps": NATURAL,
+    "discount": POSITIVE_SHARE,
+}
+_SEARCH: Rules = {"imagination": _IMAGINATION, "samples": SIZE, "iterations": SIZE, "scale": POSITIVE}
 _ELITES: Rules = {"elites": SIZE, "momentum": Number(low=0, high=1)}
 
 RULES: dict[str, Rules] = {
     "Experiment": {
+        "task": Instance((str, Task), "a name or a Task"),
+        "algorithm": Instance((AbstractAlgorithm,), "an algorithm"),
+        "until": Instance((Until,), "an Until"),
         "steps": NATURAL,
         "seed": NATURAL,
         "limit": Number(whole=True, low=1, high=INT32, none=True),
@@ -117,14 +133,14 @@ RULES: dict[str, Rules] = {
     "V05": _LOOP,
     "V10": _LOOP,
     "V15": {**_LOOP, "refit_every": COUNT, "horizon": Number(whole=True, low=1, high=10**5)},
-    "RandomShooting": {"samples": SIZE, "beta": NOT_NEGATIVE, "scale": POSITIVE},
+    "RandomShooting": {"imagination": _IMAGINATION, "samples": SIZE, "beta": NOT_NEGATIVE, "scale": POSITIVE},
     "CEM": {**_SEARCH, **_ELITES},
-    "ICEM": {**_SEARCH, **_ELITES, "kept": NATURAL, "beta": NOT_NEGATIVE},
+    "ICEM": {**_SEARCH, **_ELITES, "kept": NATURAL, "beta": NOT_NEGATIVE, "narrowest": POSITIVE_SHARE},
     "MPPI": {
         **_SEARCH,
         "beta": NOT_NEGATIVE,
-        "shrink": Number(low=0, high=1, open_low=True),
-        "effective": Number(low=0, high=1, open_low=True),
+        "shrink": POSITIVE_SHARE,
+        "effective": POSITIVE_SHARE,
     },
     "Imagination": {
         "particles": SIZE,
@@ -141,6 +157,7 @@ RULES: dict[str, Rules] = {
         "learning_rate": POSITIVE,
         "final_rate": SHARE,
         "weight_decay": NOT_NEGATIVE,
+        "variance_weight": SHARE,
         "bootstrap": FLAG,
         "holdout": Number(low=0, high=0.9),
     },

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.spaces.utils import flatten_space
 from gymnasium.wrappers import FlattenObservation, FrameStackObservation, TimeLimit
 
@@ -267,8 +268,11 @@ def gym_world(
     return GymWorld(spec, actions, -(-clock // action_repeat), source, Live(env))
 
 
-def find(id: str, others: Sequence[str] = ()) -> None:
-    """Raise `UserError` unless Gymnasium knows the id; the sentence names the nearest of its ids and of `others`."""
+def find(id: str, others: Sequence[str] = ()) -> EnvSpec:
+    """What Gymnasium has registered for an id or module:id; the module is imported for it.
+
+    Raises `UserError` for what does not exist; the sentence names the nearest of Gymnasium's ids and of `others`.
+    """
     module, _, name = id.rpartition(":")
     if module:
         try:
@@ -279,7 +283,7 @@ def find(id: str, others: Sequence[str] = ()) -> None:
                 "path whose import registers the environment."
             ) from error
     try:
-        gymnasium.spec(name)
+        return gymnasium.spec(name)
     except Exception as error:
         names = {str(known).lower(): str(known) for known in (*others, *gymnasium.registry)}
         near = [names[match] for match in difflib.get_close_matches(name.lower(), names, n=3)]

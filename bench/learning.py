@@ -1,0 +1,119 @@
+"""Learning studies: what is run, and when the controller held so far is judged.
+
+Each study is one task, one algorithm and the steps at which the controller is frozen and evaluated on ten fixed
+starts, without exploration or further learning.  `runner.py` runs them, one process per seed.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+
+from forethought.algorithms.globally import V05, V10, V15
+from forethought.core import AbstractAlgorithm, Task
+from forethought.models.known import KnownDynamics
+from forethought.planners.mpc import MPC, Planning
+from forethought.runs.evaluate import evaluate
+from forethought.tasks import task
+from forethought.worlds.classic import CartPoleSwingUp, Pendulum
+
+
+@dataclass(frozen=True)
+class Study:
+    """One row of a table."""
+
+    task: str
+    algorithm: AbstractAlgorithm
+    marks: tuple[int, ...]
+    """Environment steps after which the controller is judged."""
+    seeds: int = 10
+    truth: Any = None
+    """The true dynamics, for a study of the planner alone; nothing is learned then."""
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+SWINGUP = tuple(60 * k for k in range(1, 9))
+PENDULUM = (100, 200, 300, 400)
+
+STUDIES: dict[str, Study] = {
+    # 1: the flagship, and its ceiling
+    "pendulum": Study("Pendulum-v1", V15(), PENDULUM),
+    "pendulum-truth": Study("Pendulum-v1", V15(), (0,), truth=Pendulum()),
+    # 2
+    "swingup": Study("cartpole-swingup", V15(), SWINGUP),
+    "swingup-truth": Study("cartpole-swingup", V15(), (0,), truth=CartPoleSwingUp()),
+    # 3
+    "balance": Study("cartpole-balance", V15(), (100, 200, 400, 600), seeds=5),
+    "inverted-pendulum": Study("InvertedPendulum-v5", V15(), (100, 200, 400, 600), seeds=5),
+    "reacher": Study("Reacher-v5", V15(), (250, 500, 1000, 2000), seeds=5),
+    "cartpole": Study("CartPole-v1", V15(), (250, 500, 750, 1000), seeds=5),
+    # 4: the lecture's ladder at equal data
+    "ladder-v0.5": Study("Pendulum-v1", V05(), (200, 400, 600, 800)),
+    "ladder-v1.0": Study("Pendulum-v1", V10(), (200, 400, 600, 800)),
+    "ladder-v1.5": Study("Pendulum-v1", V15(base_steps=200), (200, 400, 600, 800)),
+}
+
+
+def run(study: Study, seed: int) -> dict[str, Any]:
+    """Train with one seed, judge at each mark; every number that a table may need."""
+    target = task(study.task, kwargs=study.kwargs or None)
+    began = time.perf_counter()
+    if study.truth is not None:
+        return {"marks": [_judge_truth(target, study, seed)], "seconds": time.perf_counter() - began}
+    algorithm, marks, episodes, learning = study.algorithm, [], [], 0.0
+    state = algorithm.init(target, jr.key(seed))
+    for mark in study.marks:
+        started = time.perf_counter()
+        while int(state.steps) < mark:
+            budget = mark - int(state.steps)
+            if isinstance(algorithm, V05):  # its data are bounded by its base data: that is what "equal data" means
+                algorithm = V05(base_steps=mark)
+                state = _refit_next(state)
+            state, _, metrics = algorithm.step(target, state, budget)
+            if "return" in metrics:
+                episodes.append(metrics["return"])
+        held, _, _ = algorithm.step(target, state, 0)  # learn only: the controller held after this step
+        learning += time.perf_counter() - started
+        policy = algorithm.policy(target, held)
+        result = evaluate(target, policy, jr.key(seed), target.starts)
+        marks.append(_row(target, result, mark) | {"learning_seconds": learning})
+    return {"marks": marks, "episodes": episodes, "seconds": time.perf_counter() - began}
+
+
+def _refit_next(state: Any) -> Any:
+    """v0.5 fits once; with more base data it is a new run, whose one fit is still to come."""
+    import equinox as eqx
+
+    return eqx.tree_at(lambda s: s.fits, state, jnp.zeros((), jnp.int32))
+
+
+def _judge_truth(target: Task, study: Study, seed: int) -> dict[str, Any]:
+    algorithm = study.algorithm
+    assert isinstance(algorithm, V15)
+    dynamics = KnownDynamics(study.truth)
+    planning = Planning(
+        algorithm.planner, dynamics, target.cost, target.world.actions, algorithm.horizon, algorithm.discount
+    )
+    return _row(target, evaluate(target, MPC(planning), jr.key(seed), target.starts), 0)
+
+
+def _row(target: Task, result: Any, mark: int) -> dict[str, Any]:
+    returns = np.asarray(result.returns, float)
+    row = {"steps": mark, "returns": returns.tolist(), "mean_return": float(returns.mean())}
+    if target.success is not None:
+        row["success_rate"] = result.successes / len(returns)
+        row["solved"] = result.successes == len(returns)
+    elif target.threshold is not None:
+        row["solved"] = bool(returns.mean() >= target.threshold)
+    return row
+
+
+def settings(study: Study) -> dict[str, Any]:
+    """What the figures were made with, as text that can be compared."""
+    return {"task": study.task, "algorithm": repr(study.algorithm), "marks": list(study.marks), "jax": jax.__version__}

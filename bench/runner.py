@@ -1,0 +1,114 @@
+"""Run a learning study: one process per seed, resumable, one JSON file per seed.
+
+    python bench/runner.py pendulum --seeds 100-109 --jobs 2
+    python bench/runner.py swingup --seeds 0-9 --out somewhere/else      # development seeds stay out of the results
+
+A seed whose file is there is not run again.  Killing the runner, or one seed, loses that seed only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results"
+
+
+def machine() -> dict[str, object]:
+    """What the figures were taken on."""
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line]
+        cpu = names[0] if names else cpu
+    return {"cpu": cpu, "cores": os.cpu_count(), "system": platform.platform(), "python": platform.python_version()}
+
+
+def commit() -> str:
+    """The commit of the working tree, with +changes where it is not clean (results aside)."""
+    git = ["git", "-C", str(HERE)]
+    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    changed = subprocess.run(
+        [*git, "status", "--porcelain", "--", "../src", "learning.py"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    return head + ("+changes" if changed else "")
+
+
+def run_one(name: str, seed: int, out: Path) -> None:
+    """One seed in this process; the file appears only when it is whole."""
+    import jax
+
+    jax.config.update("jax_enable_x64", True)
+    sys.path.insert(0, str(HERE))
+    from learning import STUDIES, run, settings
+
+    study = STUDIES[name]
+    result = {
+        "study": name,
+        "seed": seed,
+        "commit": commit(),
+        "settings": settings(study),
+        "machine": machine(),
+        **run(study, seed),
+    }
+    temporary = out / f".{seed}.json.{os.getpid()}"
+    temporary.write_text(json.dumps(result, indent=1) + "\n")
+    temporary.replace(out / f"{seed}.json")
+
+
+def seeds(text: str) -> list[int]:
+    """'0-4,7' as [0, 1, 2, 3, 4, 7]."""
+    found = []
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        found += range(int(first), int(last or first) + 1)
+    return found
+
+
+def run_all(name: str, wanted: list[int], out: Path, jobs: int) -> int:
+    """Start a process per missing seed, `jobs` at a time, each with one thread; returns how many failed."""
+    environment = os.environ | {"XLA_FLAGS": os.environ.get("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")}
+    waiting = [seed for seed in wanted if not (out / f"{seed}.json").exists()]
+    print(f"{name}: {len(wanted) - len(waiting)} of {len(wanted)} seeds are done", flush=True)
+    running: dict[int, subprocess.Popen[bytes]] = {}
+    failed = 0
+    while waiting or running:
+        while waiting and len(running) < jobs:
+            seed = waiting.pop(0)
+            command = [sys.executable, __file__, name, "--only", str(seed), "--out", str(out)]
+            running[seed] = subprocess.Popen(command, env=environment)
+        for seed, process in list(running.items()):
+            if process.poll() is not None:
+                del running[seed]
+                failed += process.returncode != 0
+                print(f"{name}: seed {seed} {'done' if process.returncode == 0 else 'FAILED'}", flush=True)
+        time.sleep(0.2)
+    return failed
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study")
+    parser.add_argument("--seeds", default="100-109")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--only", type=int, help="run this seed in this process")
+    arguments = parser.parse_args()
+    out = arguments.out or RESULTS / arguments.study
+    out.mkdir(parents=True, exist_ok=True)
+    if arguments.only is not None:
+        run_one(arguments.study, arguments.only, out)
+        return 0
+    return min(run_all(arguments.study, seeds(arguments.seeds), out, arguments.jobs), 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
