@@ -126,7 +126,7 @@ def test_heteroscedastic_noise_is_found() -> None:
     rng = np.random.default_rng(0)
     x = rng.uniform(-1, 1, (3000, 1))
     y = x + 0.25 * np.abs(x) * rng.normal(size=x.shape)
-    learner, spec = EnsembleLearner(gradient_steps=6000, members=3, width=32, batch=64), Spec(1, 1)
+    learner, spec = EnsembleLearner(gradient_steps=3000, members=2, width=32, batch=64), Spec(1, 1)
     data = as_dataset(spec, as_trajectory(x, np.zeros_like(x), y))
     fitted, _ = learner.fit(learner.init(spec, jr.key(0)), data, jr.key(1))
     grid = np.linspace(-0.9, 0.9, 61)[:, None]
@@ -138,9 +138,23 @@ def test_heteroscedastic_noise_is_found() -> None:
 def test_variances_stay_within_their_bounds(fitted) -> None:
     members = fitted[1].model.members
     z = 100.0 * jr.normal(jr.key(0), (64, 3), jnp.float32)
-    _, v = jax.vmap(lambda member: jax.vmap(member.heads)(z))(members)
-    assert np.all(np.asarray(v) <= np.asarray(members.high)[:, None] + 1e-6)
-    assert np.all(np.asarray(v) >= np.asarray(members.low)[:, None] - 1e-6)
+    _, variance = jax.vmap(lambda member: jax.vmap(member.heads)(z))(members)
+    low, high = np.exp(np.asarray(members.low))[:, None], np.exp(np.asarray(members.high))[:, None]
+    assert np.all(np.asarray(variance) <= (low + high) * (1 + 1e-6))
+    assert np.all(np.asarray(variance) >= low * (1 - 1e-6))
+
+
+def test_variance_bounds_are_those_of_two_softplus(fitted) -> None:
+    member = jax.tree.map(lambda v: v[0], fitted[1].model.members)
+    z = 3.0 * jr.normal(jr.key(1), (200, 3), jnp.float32)
+    hidden = z
+    for layer in member.layers[:-1]:
+        hidden = jax.nn.silu(hidden @ layer.weight + layer.bias)
+    v = np.asarray((hidden @ member.layers[-1].weight + member.layers[-1].bias)[:, 2:], float)
+    low, high = np.asarray(member.low, float), np.asarray(member.high, float)
+    v = high - np.logaddexp(0, high - v)
+    v = low + np.logaddexp(0, v - low)
+    np.testing.assert_allclose(jax.vmap(member.heads)(z)[1], np.exp(v), rtol=1e-4)
 
 
 def test_angles_are_seen_through_sine_and_cosine() -> None:
@@ -192,7 +206,7 @@ def test_holdout_numbers_come_from_rows_a_member_never_saw() -> None:
     """With targets that are pure noise, a member may fit its own rows but not the others."""
     rng = np.random.default_rng(0)
     x, u, y = rng.normal(size=(100, 1)), rng.normal(size=(100, 1)), rng.normal(size=(100, 1))
-    learner, spec = EnsembleLearner(gradient_steps=6000, weight_decay=0.0), Spec(1, 1)
+    learner, spec = EnsembleLearner(gradient_steps=2000, weight_decay=0.0), Spec(1, 1)
     data = as_dataset(spec, as_trajectory(x, u, x + y))
     fitted, metrics = learner.fit(learner.init(spec, jr.key(0)), data, jr.key(1))
     assert metrics["holdout_mse"].shape == (5,)

@@ -103,7 +103,7 @@ class V15(AbstractAlgorithm):
     """Steps of the base policy before the first plan."""
     refit_every: int = 20
     """Steps between two fits."""
-    horizon: int = 20
+    horizon: int = 17
     """Steps that a plan looks ahead."""
     discount: float = 1.0
 

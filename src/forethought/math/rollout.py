@@ -46,14 +46,12 @@ def imagine(
     each_particle = eqx.filter_vmap(each_plan, in_axes=axes)
 
     def advance(carry, inputs):
-        u, h, k = inputs
-        k_shuffle, k_noise = jr.split(k)
+        u, h, keys = inputs
         if how.propagation == "ts-1":
-            order = jr.permutation(k_shuffle, how.particles)
+            order = jr.permutation(keys[-1], how.particles)
             carry = jax.tree.map(lambda leaf: leaf[order], carry)
         x, alive, total = carry
-        keys = jr.split(k_noise, how.particles)
-        y, cost, lives = each_particle(dynamics, problem.cost, x, u, problem.t0 + h, keys)
+        y, cost, lives = each_particle(dynamics, problem.cost, x, u, problem.t0 + h, keys[:-1])
         weight = jnp.float32(problem.discount) ** h.astype(jnp.float32)
         # Where an episode has ended nothing is added, not even a NaN times zero.
         total = total + jnp.where(alive, weight * cost.astype(jnp.float32), 0.0)
@@ -61,7 +59,8 @@ def imagine(
 
     x0 = jnp.broadcast_to(problem.x0.astype(jnp.float32), (*shape, problem.x0.shape[0]))
     start = (x0, jnp.ones(shape, bool), jnp.zeros(shape, jnp.float32))
-    inputs = (jnp.swapaxes(us.astype(jnp.float32), 0, 1), jnp.arange(horizon, dtype=jnp.int32), jr.split(key, horizon))
+    keys = jr.split(key, (horizon, how.particles + 1))
+    inputs = (jnp.swapaxes(us.astype(jnp.float32), 0, 1), jnp.arange(horizon, dtype=jnp.int32), keys)
     (x, alive, total), _ = jax.lax.scan(advance, start, inputs)
     terminal = jax.vmap(jax.vmap(problem.cost.terminal))(x).astype(jnp.float32)
     total = total + jnp.where(alive, jnp.float32(problem.discount) ** horizon * terminal, 0.0)

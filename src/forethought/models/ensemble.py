@@ -49,8 +49,8 @@ class FittedEnsemble(AbstractFitted):
 class EnsembleLearner(AbstractLearner[FittedEnsemble]):
     """Maximum likelihood by Adam on bootstrapped data, warm-started, in one compiled call of fixed length.
 
-    The loss of a member is mean[e^(beta v) ((mu - y)^2 e^-v + v)] over batch and outputs, with e^(beta v) taken as a
-    constant (Seitzer et al. 2022), plus weight decay on the weights and 0.01 (sum high - sum low) on the variance
+    The loss of a member is mean[w ((mu - y)^2/sigma^2 + log sigma^2)] over batch and outputs, with w = sigma^(2 beta) taken
+    as a constant (Seitzer et al. 2022), plus weight decay on the weights and 0.01 (sum high - sum low) on the variance
     bounds, all in scaled units (Chua et al. 2018).
     """
 
@@ -129,11 +129,11 @@ def _member_loss(
     trained: PyTree, rest: PyTree, z: Float[Array, "B f"], y: Float[Array, "B k"], learner: EnsembleLearner
 ) -> Float[Array, ""]:
     member = eqx.combine(trained, rest)
-    mean, v = jax.vmap(member.heads)(z)
+    mean, variance = jax.vmap(member.heads)(z)
     # Plain likelihood divides each gradient by its variance: what is learned first is learned ever more, and the rest
-    # is explained away as noise.  The weight exp(beta v), not differentiated, undoes that.
-    weight = jnp.exp(learner.variance_weight * jax.lax.stop_gradient(v))
-    fit = jnp.mean(weight * ((mean - y) ** 2 * jnp.exp(-v) + v))
+    # is explained away as noise.  The weight sigma^(2 beta), not differentiated, undoes that.
+    weight = jax.lax.stop_gradient(variance) ** learner.variance_weight
+    fit = jnp.mean(weight * ((mean - y) ** 2 / variance + jnp.log(variance)))
     decay = sum(jnp.sum(layer.weight**2) for layer in member.layers)
     return fit + 0.5 * learner.weight_decay * decay + 0.01 * (jnp.sum(member.high) - jnp.sum(member.low))
 
@@ -183,9 +183,9 @@ def _holdout_metrics(
 
     NaN where a member has seen every row: no number is better than a flattering one.
     """
-    mean, v = jax.vmap(jax.vmap(GaussianNetwork.heads, in_axes=(None, 0)), in_axes=(0, None))(members, z)
+    mean, variance = jax.vmap(jax.vmap(GaussianNetwork.heads, in_axes=(None, 0)), in_axes=(0, None))(members, z)
     square = jnp.mean((mean - y) ** 2, axis=-1)
-    nll = 0.5 * jnp.mean((mean - y) ** 2 * jnp.exp(-v) + v + jnp.log(2.0 * jnp.pi), axis=-1)
+    nll = 0.5 * jnp.mean((mean - y) ** 2 / variance + jnp.log(2.0 * jnp.pi * variance), axis=-1)
     count = jnp.sum(unseen, axis=0)
     average = lambda value: jnp.where(  # noqa: E731
         count > 0, jnp.sum(jnp.where(unseen.T, value, 0.0), axis=1) / jnp.maximum(count, 1), jnp.nan

@@ -31,18 +31,18 @@ class ICEM(AbstractPlanner[ICEMWarm]):
     """
 
     imagination: Imagination = Imagination()
-    samples: int = 64
+    samples: int = 128
     elites: int = 10
-    iterations: int = 3
+    iterations: int = 4
     kept: int = 3
     """Elites that are carried over to the next iteration and the next step."""
     beta: float = 2.0
     """Colour of the noise: spectrum f^-beta; 0 is white."""
-    scale: float = 0.5
+    scale: float = 1.0
     """Initial standard deviation in half ranges of the action."""
     narrowest: float = 0.1
     """Samples have widths from 1 down to this times the standard deviation, spaced geometrically."""
-    momentum: float = 0.1
+    momentum: float = 0.3
     """Share of the old mean and standard deviation that is kept at each iteration."""
 
     def init(self, problem: Problem) -> ICEMWarm:

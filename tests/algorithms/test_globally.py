@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import equinox as eqx
+import jax
+import jax.random as jr
+import numpy as np
+import pytest
+
+from forethought.algorithms.globally import V05, V10, V15
+from forethought.core import AbstractPolicy
+from forethought.math.act import act, start
+from forethought.math.rollout import Imagination
+from forethought.models.ensemble import EnsembleLearner
+from forethought.planners.icem import ICEM
+from forethought.tasks import task
+
+SMALL = ICEM(Imagination(particles=2), samples=8, elites=4, iterations=1, kept=2)
+LEARNER = EnsembleLearner(members=2, width=8, depth=1, gradient_steps=10)
+ALL = [
+    pytest.param(V05(planner=SMALL, learner=LEARNER, base_steps=30), id="v0.5"),
+    pytest.param(V10(planner=SMALL, learner=LEARNER, base_steps=30), id="v1.0"),
+    pytest.param(V15(planner=SMALL, learner=LEARNER, base_steps=30, refit_every=20, horizon=4), id="v1.5"),
+]
+
+
+@pytest.fixture(scope="module")
+def pendulum():
+    """Pendulum-v1 itself, with episodes of 50 steps."""
+    return task("Pendulum-v1", limit=50)
+
+
+def turns(algorithm, target, count, budget=10_000, seed=0):
+    state, out = algorithm.init(target, jr.key(seed)), []
+    for _ in range(count):
+        state, trajectory, metrics = algorithm.step(target, state, budget)
+        out.append((state, trajectory, metrics))
+    return out
+
+
+def shapes(state):
+    """Structure, shapes and dtypes of what must not change (the open episode comes and goes)."""
+    fixed = eqx.tree_at(lambda s: (s.at, s.carry, s.so_far), state, (None, None, 0.0), is_leaf=lambda v: v is None)
+    return jax.tree.structure(fixed), [(v.shape, v.dtype) for v in jax.tree.leaves(eqx.filter(fixed, eqx.is_array))]
+
+
+@pytest.mark.parametrize("algorithm", ALL)
+def test_steps_add_up_and_the_state_keeps_its_tree(algorithm, pendulum) -> None:
+    before = shapes(algorithm.init(pendulum, jr.key(0)))
+    total = 0
+    for state, trajectory, metrics in turns(algorithm, pendulum, 6):
+        total += trajectory.length
+        assert int(state.steps) == total
+        assert metrics["steps"] == trajectory.length
+        assert shapes(state) == before
+
+
+@pytest.mark.parametrize("algorithm", ALL)
+def test_a_turn_never_exceeds_its_limit_nor_the_episode(algorithm, pendulum) -> None:
+    state = algorithm.init(pendulum, jr.key(1))
+    for limit in (7, 1, 100, 100, 3, 100):
+        before = state
+        state, trajectory, _ = algorithm.step(pendulum, state, limit)
+        assert 1 <= trajectory.length <= limit
+        assert np.all(np.diff(trajectory.t) == 1), "a turn lies within one episode"
+        if before.at is not None:
+            assert trajectory.t[0] == int(before.at.t), "an open episode is continued where it stands"
+        else:
+            assert trajectory.t[0] == 0
+
+
+def test_v05_fits_once_and_learns_nothing_from_what_it_executes(pendulum) -> None:
+    history = turns(V05(planner=SMALL, learner=LEARNER, base_steps=50), pendulum, 4)
+    assert [int(state.data.count) for state, _, _ in history] == [50, 50, 50, 50]
+    assert [int(state.fits) for state, _, _ in history] == [0, 1, 1, 1]
+    assert [metrics["planned"] for _, _, metrics in history] == [False, True, True, True]
+    assert int(history[-1][0].steps) == 200
+
+
+def test_v10_appends_every_episode_and_refits_between_them(pendulum) -> None:
+    history = turns(V10(planner=SMALL, learner=LEARNER, base_steps=50), pendulum, 4)
+    assert [int(state.data.count) for state, _, _ in history] == [50, 100, 150, 200]
+    assert [int(state.fits) for state, _, _ in history] == [0, 1, 2, 3]
+    assert all(state.at is None for state, _, _ in history)
+
+
+def test_v15_refits_inside_the_episode_and_keeps_its_warm_plan(pendulum) -> None:
+    history = turns(V15(planner=SMALL, learner=LEARNER, base_steps=10, refit_every=20, horizon=4), pendulum, 4)
+    assert [(int(s.steps), int(s.fits), int(s.episodes)) for s, _, _ in history] == [
+        (10, 0, 0),
+        (30, 1, 0),
+        (50, 2, 1),
+        (70, 3, 1),
+    ]
+    assert history[0][0].carry is None, "the base policy leaves no warm plan"
+    assert history[1][0].carry is not None
+    assert history[2][0].carry is None, "no plan outlives its episode"
+
+
+def test_v15_executes_what_mpc_would_do(pendulum) -> None:
+    """The recorded actions are those of the policy, step by step, from the recorded states."""
+    algorithm = V15(planner=SMALL, learner=LEARNER, base_steps=10, refit_every=20, horizon=4)
+    (state, _, _), (after, trajectory, _) = turns(algorithm, pendulum, 2)
+    key, k_fit = jr.split(state.key)
+    fitted, _ = algorithm.learner.fit(state.fitted, state.data, k_fit)
+    policy = algorithm.policy(pendulum, eqx.tree_at(lambda s: s.fitted, state, fitted))
+    _, _, k_start, _ = jr.split(key, 4)
+    carry = start(policy, trajectory.x[0], k_start)
+    for x, t, u in zip(trajectory.x, trajectory.t, trajectory.u, strict=True):
+        planned, carry = act(policy, carry, x, t)
+        np.testing.assert_allclose(planned, u, rtol=1e-6)
+    np.testing.assert_array_equal(carry.warm.mean, after.carry.warm.mean)
+
+
+@pytest.mark.parametrize("algorithm", ALL)
+def test_limit_zero_learns_and_takes_no_step(algorithm, pendulum) -> None:
+    state = turns(algorithm, pendulum, 1)[-1][0]
+    held, trajectory, _ = algorithm.step(pendulum, state, 0)
+    assert trajectory is None
+    assert int(held.steps) == int(state.steps)
+    assert int(held.fits) == int(state.fits) + 1
+    changed = jax.tree.map(np.array_equal, held.fitted.model, state.fitted.model)
+    assert not all(jax.tree.leaves(changed))
+
+
+@pytest.mark.parametrize("algorithm", ALL)
+def test_the_same_seed_gives_the_same_run(algorithm, pendulum) -> None:
+    first, second, other = (turns(algorithm, pendulum, 3, seed=s)[-1][0] for s in (5, 5, 6))
+    np.testing.assert_array_equal(first.data.x, second.data.x)
+    np.testing.assert_array_equal(jr.key_data(first.key), jr.key_data(second.key))
+    assert not np.array_equal(first.data.x, other.data.x)
+
+
+def test_a_users_base_policy_collects_the_first_data(pendulum) -> None:
+    class Push(AbstractPolicy[None]):
+        """Full torque, always."""
+
+        def init(self, x, key):
+            return None
+
+        def act(self, carry, x, t):
+            return np.full(1, 1.5, np.float32), None
+
+    algorithm = V15(planner=SMALL, learner=LEARNER, base=Push(), base_steps=12, horizon=4)
+    _, trajectory, metrics = turns(algorithm, pendulum, 1)[0]
+    np.testing.assert_array_equal(trajectory.u, 1.5)
+    assert metrics["planned"] is False
+
+
+@pytest.mark.parametrize("algorithm", ALL)
+def test_nothing_compiles_after_the_first_planned_turns(algorithm, pendulum) -> None:
+    compiled: list[str] = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda name, _, **__: compiled.append(name) if name.endswith("backend_compile_duration") else None
+    )
+    # A planner and a learner that no other test has compiled.
+    unique = 11 + len(type(algorithm).__name__ + repr(algorithm)) % 97
+    algorithm = eqx.tree_at(lambda a: (a.planner.samples, a.learner.gradient_steps), algorithm, (unique, unique))
+    state = algorithm.init(pendulum, jr.key(3))
+    counts = []
+    for _ in range(9):
+        state, _, _ = algorithm.step(pendulum, state, 20)
+        counts.append(len(compiled))
+    assert int(state.episodes) >= 2, "a change of episode is part of what must not compile"
+    assert counts[5] >= 2, "the listener hears neither the fit nor the plan"
+    # Turns 1 and 2 are the base policy's; 3 compiles fit and plan; 4 and 5 end an episode and begin the next.
+    assert counts[5:] == [counts[5]] * 4
+
+
+def test_one_compilation_of_the_fit_per_size_bucket() -> None:
+    from fakes import as_dataset, as_trajectory
+
+    from forethought.models.ensemble import _fit
+    from forethought.types import Spec
+
+    spec, learner = Spec(1, 1), EnsembleLearner(members=2, width=5, depth=1, gradient_steps=2)
+    fitted = learner.init(spec, jr.key(0))
+    before = _fit._cached._cache_size()
+    for count in (10, 500, 513, 900, 1024, 1025):
+        x = np.arange(count, dtype=float)[:, None]
+        fitted, _ = learner.fit(fitted, as_dataset(spec, as_trajectory(x, x, x)), jr.key(0))
+    assert _fit._cached._cache_size() - before == 3  # 512, 1024, 2048
