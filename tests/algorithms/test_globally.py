@@ -168,7 +168,6 @@ def test_nothing_compiles_after_the_first_planned_turns(algorithm, pendulum) -> 
 
 def test_one_compilation_of_the_fit_per_size_bucket() -> None:
     from fakes import as_dataset, as_trajectory
-
     from forethought.models.ensemble import _fit
     from forethought.types import Spec
 

@@ -211,6 +211,6 @@ def test_holdout_numbers_come_from_rows_a_member_never_saw() -> None:
     fitted, metrics = learner.fit(learner.init(spec, jr.key(0)), data, jr.key(1))
     assert metrics["holdout_mse"].shape == (5,)
     assert np.all(np.asarray(metrics["holdout_mse"]) > 0.9)
-    without = eqx.tree_at(lambda l: l.bootstrap, learner, False)
+    without = eqx.tree_at(lambda v: v.bootstrap, learner, False)
     _, metrics = without.fit(fitted, data, jr.key(2))
     assert np.all(np.isnan(np.asarray(metrics["holdout_mse"]))), "every row was seen: no flattering number"

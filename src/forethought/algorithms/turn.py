@@ -76,10 +76,10 @@ def execute(
 
 def _planning(task: Task, policy: AbstractPolicy, carry: object, state: RunState, trajectory: Trajectory) -> Metrics:
     """Metrics that only a planned piece of an episode has: its plans, and how wrong the model was about it."""
-    if not isinstance(carry, (MPCCarry, PlanOnceCarry)):
+    if not isinstance(policy, (MPC, PlanOnce)) or not isinstance(carry, (MPCCarry, PlanOnceCarry)):
         return {}
     rows = 1 << max(trajectory.length - 1, 31).bit_length()
     seen = np.asarray(state.data.x)[: int(state.data.count)]
     scale = np.maximum(seen.std(axis=0), 1e-6) if len(seen) else np.ones(task.spec.n)
     planned = {name: np.asarray(value).tolist() for name, value in planning_metrics(carry).items()}
-    return planned | model_error(policy.planning.dynamics, trajectory, rows, scale)
+    return planned | model_error(policy.planning.dynamics, trajectory, task.spec, rows, scale)

@@ -49,9 +49,9 @@ class FittedEnsemble(AbstractFitted):
 class EnsembleLearner(AbstractLearner[FittedEnsemble]):
     """Maximum likelihood by Adam on bootstrapped data, warm-started, in one compiled call of fixed length.
 
-    The loss of a member is mean[w ((mu - y)^2/sigma^2 + log sigma^2)] over batch and outputs, with w = sigma^(2 beta) taken
-    as a constant (Seitzer et al. 2022), plus weight decay on the weights and 0.01 (sum high - sum low) on the variance
-    bounds, all in scaled units (Chua et al. 2018).
+    The loss of a member is mean[w ((mu - y)^2/sigma^2 + log sigma^2)] over batch and outputs, with w = sigma^(2 beta)
+    taken as a constant (Seitzer et al. 2022), plus weight decay on the weights and 0.01 (sum high - sum low) on the
+    variance bounds, all in scaled units (Chua et al. 2018).
     """
 
     members: int = 5

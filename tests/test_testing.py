@@ -1,0 +1,372 @@
+"""What ships passes its own checks, and what is broken is told so in the right sentence."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+
+from forethought import CEM, ICEM, MPPI, EnsembleLearner, Imagination, RandomShooting, task
+from forethought.core import (
+    AbstractCost,
+    AbstractDynamics,
+    AbstractFitted,
+    AbstractLearner,
+    AbstractPlanner,
+    AbstractPolicy,
+    AbstractPrediction,
+    AbstractWorld,
+)
+from forethought.costs.learned import LearnedCost
+from forethought.policies.excitation import ColouredPolicy, RandomPolicy
+from forethought.testing import CheckFailed, check_cost, check_model, check_planner, check_policy, check_world
+from forethought.types import Box, Spec
+
+SMALL = Imagination(particles=2)
+PLANT = Spec(2, 1)
+
+
+# What ships.
+
+
+@pytest.mark.parametrize(
+    "planner",
+    [ICEM(SMALL, samples=32), CEM(SMALL, samples=64, elites=8), MPPI(SMALL, samples=64), RandomShooting(SMALL, 200)],
+    ids=lambda p: type(p).__name__,
+)
+def test_shipped_planners(planner) -> None:
+    check_planner(planner)
+
+
+def test_shipped_learner() -> None:
+    check_model(EnsembleLearner(members=2, width=8, depth=1, gradient_steps=100))
+
+
+@pytest.mark.parametrize("name", ["pendulum", "CartPole-v1", "cartpole-swingup"])
+def test_shipped_costs_policies_and_worlds(name) -> None:
+    found = task(name)
+    check_cost(found.cost, found.spec)
+    check_policy(RandomPolicy(found.world.actions), found.spec, found.world.actions)
+    check_policy(ColouredPolicy(found.world.actions), found.spec, found.world.actions)
+    check_world(found.world)
+
+
+def test_shipped_learned_cost() -> None:
+    check_cost(LearnedCost(3), Spec(3, 1))
+
+
+def refused(check, *arguments: Any, **named: Any) -> str:
+    """The one sentence."""
+    with pytest.raises(CheckFailed) as failure:
+        check(*arguments, **named)
+    text = str(failure.value)
+    assert "\n" not in text
+    assert text.endswith(".")
+    assert "expected" in text
+    return text
+
+
+# Costs.
+
+
+class Cost(AbstractCost):
+    """A cost that can be broken in each of its parts."""
+
+    broken: str = eqx.field(static=True, default="")
+    extras: int = eqx.field(static=True, default=0, init=False)
+
+    def stage(self, x, u, y, t):
+        if self.broken == "vector":
+            return x**2
+        if self.broken == "double":
+            return jnp.sum(np.array([1.0, 0.1]) * x**2)
+        if self.broken == "branch":
+            return jnp.sum(x**2) if x[0] > 0.0 else jnp.sum(u**2)
+        if self.broken == "nan":
+            return jnp.sum(jnp.sqrt(x))
+        return jnp.sum(y**2)
+
+    def terminal(self, x):
+        return 0.0 if self.broken == "number" else jnp.zeros((), x.dtype)
+
+    def alive(self, y):
+        return jnp.float32(1.0) if self.broken == "alive" else jnp.abs(y[0]) < 9.0
+
+
+@pytest.mark.parametrize(
+    ("broken", "sentence"),
+    [
+        (
+            "vector",
+            "Cost.stage returned an array of shape (2,) and dtype float32; expected a float32 array of shape ()",
+        ),
+        ("double", "Cost.stage returned float64 for a float32 state with 64-bit on; expected float32"),
+        ("branch", "Cost.stage under jit raised TracerBoolConversionError"),
+        ("nan", "at random states; expected finite numbers"),
+        ("number", "Cost.terminal returned float 0.0; expected a float32 array"),
+        ("alive", "Cost.alive returned an array of shape () and dtype float32; expected a boolean"),
+    ],
+)
+def test_broken_costs(broken, sentence) -> None:
+    assert sentence in refused(check_cost, Cost(broken), PLANT)
+
+
+def test_a_sound_cost() -> None:
+    check_cost(Cost(), PLANT)
+
+
+def test_what_is_no_object_of_the_kind() -> None:
+    assert "Cost is a class; expected an object of it" in refused(check_cost, Cost, PLANT)
+    assert "Cost is not a AbstractPlanner; expected class Cost(AbstractPlanner)" in refused(check_planner, Cost())
+
+
+# Planners: a sound one with a fault put in.
+
+
+class Faulty(AbstractPlanner):
+    """Random shooting with a fault."""
+
+    fault: str = eqx.field(static=True)
+    inner: RandomShooting = RandomShooting(Imagination(particles=1), samples=100)
+
+    def init(self, problem):
+        return self.inner.init(problem)
+
+    def plan(self, problem, warm, key):
+        plan, after = self.inner.plan(problem, warm, key)
+        change = lambda where, value: eqx.tree_at(where, plan, value)  # noqa: E731
+        if self.fault == "limits":
+            plan = change(lambda p: p.policy.us, 3.0 * plan.policy.us)
+        if self.fault == "idle":
+            plan = change(lambda p: p.policy.us, 0.0 * plan.policy.us)
+        if self.fault == "ok":
+            plan = change(lambda p: p.ok, jnp.ones((), bool))
+        if self.fault == "unsafe":
+            plan = change(lambda p: p.policy.us, jnp.where(plan.ok, plan.policy.us, 1.0))
+        if self.fault == "cost":
+            plan = change(lambda p: p.cost, 0.1 * plan.cost)
+        if self.fault == "warm":
+            after = eqx.tree_at(lambda w: w.mean, after, after.mean[1:])
+        return (plan, after, {}) if self.fault == "triple" else (plan, after)
+
+    def shift(self, warm):
+        return eqx.tree_at(lambda w: w.mean, warm, warm.mean[1:]) if self.fault == "shift" else self.inner.shift(warm)
+
+
+@pytest.mark.parametrize(
+    ("fault", "sentence"),
+    [
+        ("limits", "expected an action from [-1.0] to [2.0]"),
+        ("idle", "doing nothing costs"),
+        ("ok", "Faulty.plan says ok=True for a state that is NaN; expected ok=False"),
+        ("unsafe", "Faulty.plan gave the action [1.] for a state that is NaN; expected the safe one, [0.]"),
+        ("cost", "expected the same within a tenth"),
+        ("warm", "Faulty.plan (warm start) returned .mean as an array of shape (9, 1)"),
+        ("shift", "Faulty.shift returned .mean as an array of shape (9, 1)"),
+        ("triple", "expected a tuple (plan, warm)"),
+    ],
+)
+def test_broken_planners(fault, sentence) -> None:
+    assert sentence in refused(check_planner, Faulty(fault), discrete=False)
+
+
+# Learners: linear regression with a fault.
+
+
+class Normal(AbstractPrediction):
+    mean: Any
+    std: Any
+    fault: str = eqx.field(static=True)
+
+    def sample(self, key):
+        if self.fault == "sample":
+            return self.mean + self.std
+        shift = 1.0 if self.fault == "biased" else 0.0
+        return self.mean + self.std * (shift + jr.normal(key, self.mean.shape, self.mean.dtype))
+
+    def log_prob(self, y):
+        return jax.scipy.stats.norm.logpdf(y, self.mean, self.std).sum()
+
+
+class Line(AbstractDynamics):
+    """y = [x, u] W."""
+
+    weight: Any
+    std: Any
+    fault: str = eqx.field(static=True)
+
+    def predict(self, x, u, t):
+        y = jnp.concatenate([x, u]) @ self.weight
+        return Normal(y[:1] if self.fault == "short" else y, self.std, self.fault)
+
+    def draw(self, key, particles):
+        if self.fault == "draw":
+            return self
+        return jax.tree.map(lambda v: jnp.broadcast_to(v, (particles, *v.shape)), self)
+
+
+class FittedLine(AbstractFitted):
+    model: Line
+    fits: Any
+
+
+class Regression(AbstractLearner):
+    fault: str = eqx.field(static=True, default="")
+
+    def init(self, spec, key):
+        size = (spec.n + spec.m, spec.n)
+        model = Line(jnp.zeros(size, jnp.float32), jnp.ones((spec.n,), jnp.float32), self.fault)
+        return FittedLine(model, 0 if self.fault == "count" else jnp.zeros((), jnp.int32))
+
+    def fit(self, fitted, data, key):
+        rows = slice(0, int(data.count)) if self.fault == "slice" else slice(None)
+        weight = (np.arange(data.capacity) < data.count)[rows].astype(np.float32)
+        if self.fault == "padding":
+            weight = np.ones_like(weight)
+        z = np.concatenate([data.x, data.u], 1)[rows].astype(np.float32)
+        y = data.y[rows].astype(np.float32)
+        found = _least_squares(z, y, weight)
+        if self.fault == "noise":
+            found = found + np.random.default_rng().normal(size=found.shape).astype(np.float32)
+        if self.fault == "lazy":
+            found = fitted.model.weight
+        if self.fault == "dtype":
+            found = found.astype(jnp.float16)
+        model = Line(found, jnp.full_like(fitted.model.std, 0.1), self.fault)
+        after = FittedLine(model, fitted.fits + 1)
+        return after if self.fault == "alone" else (after, {})
+
+
+@jax.jit
+def _least_squares(z, y, weight):
+    left = (z * weight[:, None]).T @ z + 1e-4 * jnp.eye(z.shape[1], dtype=z.dtype)
+    return jnp.linalg.solve(left, (z * weight[:, None]).T @ y)
+
+
+def test_a_sound_learner() -> None:
+    check_model(Regression(), PLANT)
+
+
+@pytest.mark.parametrize(
+    ("fault", "sentence"),
+    [
+        ("count", "returned .fits as int 1; what init returned had int 0: a number that changes must be a jax array"),
+        ("dtype", "Regression.fit returned .model.weight as an array of shape (3, 2) and dtype float16"),
+        ("alone", "expected a tuple (fitted, metrics)"),
+        ("slice", "programs again when its data grew from 40 to 50 rows"),
+        ("padding", "Regression.fit looked at rows from data.count on"),
+        ("noise", "gave two models for the same data and the same key"),
+        ("lazy", "guessing no change has"),
+        ("short", "expected finite numbers of shape (2,): the next state, then 0 extra outputs"),
+        ("draw", "Line.draw(key, 1) left .weight with shape (3, 2); expected a leading axis of 1 on every array"),
+        ("sample", "Line: sample does not vary with its key"),
+        ("biased", "standard errors from mean"),
+    ],
+)
+def test_broken_learners(fault, sentence) -> None:
+    assert sentence in refused(check_model, Regression(fault), PLANT)
+
+
+# Policies.
+
+
+class Hold(AbstractPolicy):
+    fault: str = eqx.field(static=True)
+
+    def init(self, x, key):
+        return 0 if self.fault == "count" else jnp.zeros((), jnp.int32)
+
+    def act(self, carry, x, t):
+        u = jnp.full((1,), 5.0 if self.fault == "limits" else 0.5, jnp.float32)
+        if self.fault == "shape":
+            u = u[0]
+        if self.fault == "branch" and t > 3:
+            u = -u
+        return u, carry + 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "sentence"),
+    [
+        ("limits", "Hold.act at step 0 gave [5.0]; expected an action from [-1.0] to [1.0]"),
+        ("shape", "expected an action of shape (1,)"),
+        ("branch", "it must work on traced arrays"),
+        ("count", "the carry it was given had int 0"),
+    ],
+)
+def test_broken_policies(fault, sentence) -> None:
+    box = Box(np.full(1, -1.0, np.float32), np.full(1, 1.0, np.float32))
+    assert sentence in refused(check_policy, Hold(fault), PLANT, box)
+
+
+# Worlds.
+
+
+class Spoiled(AbstractWorld):
+    """A sound world whose answers are changed on the way out."""
+
+    spec: Any
+    actions: Any
+    inner: AbstractWorld
+    fault: str = eqx.field(static=True)
+    log: list = eqx.field(static=True, default_factory=list)
+
+    def reset(self, key, condition=None):
+        at = self.inner.reset(key, None if self.fault == "reset" else condition)
+        return dataclasses.replace(at, t=np.asarray(1)) if self.fault == "clock" else at
+
+    def collect(self, policy, carry, at, key, steps):
+        self.log.append(steps)
+        if self.fault == "fresh":
+            key = jr.fold_in(key, len(self.log) % 3)
+        trajectory, carry, now = self.inner.collect(policy, carry, at, key, steps)
+        changes = {
+            "reward": {"reward": trajectory.reward[:, None]},
+            "flags": {"terminated": trajectory.terminated.astype(float)},
+            "torn": {"x": trajectory.x[::-1].copy()},
+            "time": {"t": trajectory.t * 0},
+            "action": {"u": trajectory.u * 9.0},
+        }
+        done = np.asarray(True) if self.fault == "done" else now.done
+        return (
+            dataclasses.replace(trajectory, **changes.get(self.fault, {})),
+            carry,
+            dataclasses.replace(now, done=done),
+        )
+
+    def rollouts(self, policy, key, conditions, steps):
+        found = self.inner.rollouts(policy, key, conditions, steps)
+        return found[::-1] if self.fault == "order" else found
+
+    def fresh(self):
+        return self
+
+
+@pytest.fixture(scope="module")
+def pendulum():
+    return task("pendulum").world
+
+
+@pytest.mark.parametrize(
+    ("fault", "sentence"),
+    [
+        ("reset", "expected the same start"),
+        ("clock", "Spoiled.reset gave t = 1; expected 0"),
+        ("reward", "reward is an array of shape (7, 1) and dtype float64; expected finite floats of shape (7,)"),
+        ("flags", "expected booleans of shape (7,)"),
+        ("torn", "expected the cursor's"),
+        ("time", "expected [0, 1, 2, 3, 4, 5, 6]"),
+        ("action", "expected an action from [-2.0] to [2.0]"),
+        ("done", "the cursor's done is True and the last flags say False"),
+        ("order", "Spoiled.rollouts with condition 12: x[0] is"),
+        ("fresh", "two different episodes for the same condition, policy and key"),
+    ],
+)
+def test_broken_worlds(fault, sentence, pendulum) -> None:
+    assert sentence in refused(check_world, Spoiled(pendulum.spec, pendulum.actions, pendulum, fault))
