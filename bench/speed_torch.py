@@ -9,6 +9,7 @@ answer, and why one of the two cannot.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import platform
@@ -18,7 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
+import torch  # pyright: ignore[reportMissingImports]
 
 LIMITS = (2.4, 12 * 2 * math.pi / 360)
 LOW, HIGH = -10.0, 0.5
@@ -33,7 +34,7 @@ class Eager:
         self.s = s
         self.random = torch.Generator().manual_seed(0)
         sizes = [s["n"] + s["m"], *[s["width"]] * s["depth"], 2 * s["n"]]
-        shapes = list(zip(sizes[:-1], sizes[1:], strict=True))
+        shapes = list(itertools.pairwise(sizes))
         self.weights = [self.normal(s["members"], i, o) / (2 * i**0.5) for i, o in shapes]
         self.biases = [torch.zeros(s["members"], 1, o) for _, o in shapes]
         self.mean = torch.zeros(s["horizon"], s["m"])
@@ -88,10 +89,10 @@ class Eager:
 def mbrl_agent(s: dict[str, Any]) -> Callable[[], np.ndarray]:
     """mbrl-lib's own agent, optimizer and ensemble, as its PETS cart-pole example sets them."""
     import gymnasium
-    import mbrl.models
-    import omegaconf
-    from mbrl.env import reward_fns, termination_fns
-    from mbrl.planning import create_trajectory_optim_agent_for_model
+    import mbrl.models  # pyright: ignore[reportMissingImports]
+    import omegaconf  # pyright: ignore[reportMissingImports]
+    from mbrl.env import reward_fns, termination_fns  # pyright: ignore[reportMissingImports]
+    from mbrl.planning import create_trajectory_optim_agent_for_model  # pyright: ignore[reportMissingImports]
 
     class Spaces:
         observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (s["n"],), np.float32)
@@ -115,7 +116,7 @@ def mbrl_agent(s: dict[str, Any]) -> Callable[[], np.ndarray]:
     assert model.input_normalizer is not None
     model.input_normalizer.update_stats(batch)
     env = mbrl.models.ModelEnv(
-        Spaces(),  # type: ignore[arg-type]
+        Spaces(),
         model,
         termination_fns.cartpole,
         reward_fns.cartpole,

@@ -3,8 +3,8 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fakes import A, B, Linear, as_trajectory
 
+from fakes import A, B, Linear, as_trajectory
 from forethought.core import AbstractDynamics
 from forethought.math.gaussian import DiagonalGaussian
 from forethought.math.model_error import HORIZON, model_error

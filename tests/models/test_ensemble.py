@@ -104,7 +104,7 @@ def test_draw_takes_every_member_equally_often(fitted) -> None:
 
 def test_bootstrap_weights_are_poisson_and_differ_between_members() -> None:
     use = jnp.arange(4096) < 3000
-    weight = np.asarray(_row_weights(EnsembleLearner(), jr.key(0), use))
+    weight = np.asarray(_row_weights(EnsembleLearner(bootstrap=True, holdout=0.0), jr.key(0), use))
     assert np.all(weight[3000:] == 0)
     for value in range(4):
         share = np.mean(weight[:3000] == value)
@@ -206,11 +206,11 @@ def test_holdout_numbers_come_from_rows_a_member_never_saw() -> None:
     """With targets that are pure noise, a member may fit its own rows but not the others."""
     rng = np.random.default_rng(0)
     x, u, y = rng.normal(size=(100, 1)), rng.normal(size=(100, 1)), rng.normal(size=(100, 1))
-    learner, spec = EnsembleLearner(gradient_steps=2000, weight_decay=0.0), Spec(1, 1)
+    learner, spec = EnsembleLearner(gradient_steps=2000, weight_decay=0.0, bootstrap=True), Spec(1, 1)
     data = as_dataset(spec, as_trajectory(x, u, x + y))
     fitted, metrics = learner.fit(learner.init(spec, jr.key(0)), data, jr.key(1))
     assert metrics["holdout_mse"].shape == (5,)
     assert np.all(np.asarray(metrics["holdout_mse"]) > 0.9)
-    without = eqx.tree_at(lambda v: v.bootstrap, learner, False)
+    without = eqx.tree_at(lambda v: (v.bootstrap, v.holdout), learner, (False, 0.0))
     _, metrics = without.fit(fitted, data, jr.key(2))
     assert np.all(np.isnan(np.asarray(metrics["holdout_mse"]))), "every row was seen: no flattering number"

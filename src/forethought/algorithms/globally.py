@@ -99,11 +99,11 @@ class V15(AbstractAlgorithm):
     learner: AbstractLearner = EnsembleLearner()
     base: AbstractPolicy | None = None
     """Who collects the first data; None: uniform random actions."""
-    base_steps: int = 60
+    base_steps: int = 100
     """Steps of the base policy before the first plan."""
     refit_every: int = 20
     """Steps between two fits."""
-    horizon: int = 17
+    horizon: int = 20
     """Steps that a plan looks ahead."""
     discount: float = 1.0
 

@@ -27,7 +27,7 @@ def name_of(thing: Any, kind: type) -> str:
     if isinstance(thing, type):
         raise CheckFailed(f"{thing.__name__} is a class; expected an object of it: {thing.__name__}(...).")
     name = type(thing).__name__
-    expect(isinstance(thing, kind), f"{name} is not a {kind.__name__}; expected class {name}({kind.__name__})")
+    expect(isinstance(thing, kind), f"{name} is no {kind.__name__}; expected class {name}({kind.__name__})")
     return name
 
 
@@ -70,7 +70,7 @@ def require_same_tree(what: str, new: Any, old: Any, which: str) -> None:
     reason = "expected the same tree, or every program is compiled again"
     expect(tree == old_tree, f"{what} returned another tree than {which} ({_differ(tree, old_tree)}); {reason}")
     for (path, a), (_, b) in zip(now, before, strict=True):
-        where = f"{what} returned {jax.tree_util.keystr(path)[:80]} as"
+        where = f"{what} returned {jax.tree_util.keystr(path)[:80] or 'it'} as"
         if eqx.is_array(a) and eqx.is_array(b):
             weak = [getattr(v, "weak_type", False) for v in (a, b)]
             same = a.shape == b.shape and a.dtype == b.dtype and weak[0] == weak[1]
@@ -78,7 +78,7 @@ def require_same_tree(what: str, new: Any, old: Any, which: str) -> None:
             expect(same, f"{where} {said(a)}{marks[0]}; {which} had {said(b)}{marks[1]}: {reason}")
         else:
             kept = not eqx.is_array(a) and not eqx.is_array(b) and a == b
-            expect(kept, f"{where} {said(a)}; {which} had {said(b)}: a number that changes must be a jax array")
+            expect(kept, f"{where} {said(a)}; {which} had {said(b)}; expected the same, or an array")
 
 
 def _differ(a: Any, b: Any) -> str:

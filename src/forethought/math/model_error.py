@@ -15,14 +15,12 @@ from forethought.types import Metrics, Spec, Trajectory
 HORIZON = 20
 
 
-def model_error(
-    model: AbstractDynamics, trajectory: Trajectory, spec: Spec, rows: int, scale: np.ndarray
-) -> Metrics:
+def model_error(model: AbstractDynamics, trajectory: Trajectory, spec: Spec, rows: int, scale: np.ndarray) -> Metrics:
     """Root mean squared error of mean predictions at 1 and 20 steps on one piece of an episode.
 
     Errors are in units of `scale` [n] (the data's standard deviation per state component) and averaged over
-    components and starting points, angles taken the short way round; NaN where the piece is too short.  `rows` is the padded length: one per run,
-    so that nothing recompiles.
+    components and starting points, angles taken the short way round; NaN where the piece is too short.  `rows` is the
+    padded length: one per run, so that nothing recompiles.
     """
     count = trajectory.length
     pad = lambda v: np.concatenate([v, np.zeros((rows - count, *v.shape[1:]), v.dtype)])  # noqa: E731

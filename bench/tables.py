@@ -1,0 +1,325 @@
+"""Every figure in the docs, made from the results: docs/figures.md between its markers.
+
+    python bench/tables.py            # write it
+    python bench/tables.py --check    # status 1 if it is not what the results give
+
+Reads results/STUDY/SEED.json (runner.py) and results/speed/FIGURE.json (speed.py, coldstart.py).  What has not been
+measured is said to be so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from learning import STUDIES, Study
+from runner import HERE, RESULTS
+
+PAGE = HERE.parent / "docs" / "figures.md"
+BEGIN, END = "<!-- figures: made by bench/tables.py, do not edit -->", "<!-- end of figures -->"
+HEAD = f"""# Figures
+
+{BEGIN}
+{END}
+"""
+FIRST_SEED = 100
+"""Seeds 100, 101, ... are reported; 0 to 9 are for development."""
+MISSING = "*Not measured yet.*"
+
+TITLES = {
+    "pendulum": "Pendulum-v1, v1.5",
+    "pendulum-truth": "Pendulum-v1: the same planner on the true dynamics (the ceiling)",
+    "swingup": "Cart-pole swing-up of the PILCO literature, v1.5",
+    "swingup-truth": "Cart-pole swing-up: the same planner on the true dynamics",
+    "balance": "Cart-pole balance (continuous force), v1.5",
+    "inverted-pendulum": "InvertedPendulum-v5, v1.5",
+    "reacher": "Reacher-v5, v1.5",
+    "cartpole": "CartPole-v1 (discrete), v1.5",
+    "ladder-v0.5": "The lecture's ladder at equal data, Pendulum-v1: v0.5",
+    "ladder-v1.0": "The lecture's ladder at equal data, Pendulum-v1: v1.0",
+    "ladder-v1.5": "The lecture's ladder at equal data, Pendulum-v1: v1.5",
+}
+TRIAL = {"swingup": 60}
+"""Steps of a trial, where a table counts trials; trial 0 is random."""
+PUBLISHED = {
+    "swingup": {
+        "PILCO": {1: 2, 2: 4, 3: 20, 4: 36, 5: 42},
+        "Black-DROPS": {1: 0, 2: 4, 3: 30, 4: 68, 5: 86},
+        "MC-PILCO": {1: 0, 2: 14, 3: 78, 4: 94, 5: 100},
+    }
+}
+"""Success in % after a trial."""
+PUBLISHED_NOTE = (
+    "The columns of the Gaussian-process methods are quoted from the literature from memory (the comparison in the "
+    "MC-PILCO paper: share of runs that succeed in that trial); they were not measured here. What is held after trial "
+    "k here would be executed as trial k + 1: with their numbers one row lower the comparison is stricter on us."
+)
+CEILING = {"pendulum": "pendulum-truth", "swingup": "swingup-truth"}
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """File stem to content, for the JSON files of a folder."""
+    return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+
+
+def seeds_of(name: str, study: Study, results: Path) -> list[dict[str, Any]]:
+    """The reported seeds of a study, in order."""
+    found = read(results / name)
+    wanted = [str(seed) for seed in range(FIRST_SEED, FIRST_SEED + study.seeds)]
+    return [found[seed] for seed in wanted if seed in found]
+
+
+def number(value: float) -> str:
+    """Short, with at least three digits of sense."""
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}" if abs(value) >= 0.1 else f"{value:.3g}"
+
+
+def interval(values: Sequence[float]) -> str:
+    """Mean with a 95% bootstrap interval over seeds (percentiles of 10,000 resampled means, fixed random numbers)."""
+    each = np.asarray(values, float)
+    if len(each) < 2:
+        return number(float(each.mean()))
+    picks = np.random.default_rng(0).integers(len(each), size=(10_000, len(each)))
+    low, high = np.percentile(each[picks].mean(axis=1), [2.5, 97.5])
+    return f"{number(float(each.mean()))} [{number(float(low))}, {number(float(high))}]"
+
+
+def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """A table: the first column to the left, the others to the right."""
+    bar = ["---", *["---:"] * (len(head) - 1)]
+    return ["| " + " | ".join(row) + " |" for row in (head, bar, *rows)]
+
+
+def first_solved(runs: Sequence[dict[str, Any]], marks: int) -> list[int | None]:
+    """Per seed, the first mark at which it was solved."""
+    return [next((i for i in range(marks) if run["marks"][i].get("solved")), None) for run in runs]
+
+
+def study_lines(name: str, study: Study, results: Path) -> list[str]:
+    """One study: its table, and what it was made with."""
+    lines = [f"### {TITLES.get(name, name)}", ""]
+    command = f"`python bench/runner.py {name} --seeds {FIRST_SEED}-{FIRST_SEED + study.seeds - 1}`"
+    runs = seeds_of(name, study, results)
+    if not runs:
+        return [*lines, f"{MISSING} {command}", ""]
+    marks = [mark["steps"] for mark in runs[0]["marks"]]
+    if any([mark["steps"] for mark in run["marks"]] != marks for run in runs):
+        raise SystemExit(f"The seeds of {name} were judged at different steps: run them again with one version.")
+    trial, published = TRIAL.get(name), PUBLISHED.get(name, {})
+    judged = "solved" in runs[0]["marks"][0]
+    rated = "success_rate" in runs[0]["marks"][0]
+    timed = "learning_seconds" in runs[0]["marks"][0]
+    first = first_solved(runs, len(marks))
+    head = ["trial (steps)" if trial else "steps"]
+    head += ["seeds solved", "first solved by then"] if judged and study.truth is None else []
+    head += ["seeds solved"] if judged and study.truth is not None else []
+    head += ["mean success"] if rated else []
+    head += ["mean return", "worst seed"]
+    head += ["learning, s"] if timed else []
+    head += [f"{method}, %" for method in published]
+    rows = []
+    for i, steps in enumerate(marks):
+        at = [run["marks"][i] for run in runs]
+        returns = [mark["mean_return"] for mark in at]
+        worst = int(np.argmin(returns))
+        row = [f"{steps // trial - 1} ({steps})" if trial else str(steps) if study.truth is None else "none"]
+        if judged:
+            row.append(f"{sum(mark['solved'] for mark in at)} of {len(runs)}")
+        if judged and study.truth is None:
+            row.append(f"{sum(f is not None and f <= i for f in first)} of {len(runs)}")
+        if rated:
+            row.append(interval([100.0 * mark["success_rate"] for mark in at]) + " %")
+        row += [interval(returns), f"{number(returns[worst])} (seed {runs[worst]['seed']})"]
+        if timed:
+            row.append(number(float(np.median([mark["learning_seconds"] for mark in at]))))
+        if trial:
+            row += [str(rates.get(steps // trial - 1, "")) for rates in published.values()]
+        rows.append(row)
+    lines += [*markdown(head, rows), ""]
+    if len(runs) < study.seeds:
+        lines += [f"**{len(runs)} of {study.seeds} seeds are measured.**", ""]
+    if judged and study.truth is None:
+        never = [str(run["seed"]) for run, f in zip(runs, first, strict=True) if f is None]
+        lines += [f"Never solved at a mark: {'seeds ' + ', '.join(never) if never else 'none'}.", ""]
+    if name in CEILING:
+        truth = seeds_of(CEILING[name], STUDIES[CEILING[name]], results)
+        best = interval([run["marks"][0]["mean_return"] for run in truth]) if truth else "not measured yet"
+        lines += [f"The ceiling, the same planner on the true dynamics from the same starts: {best}.", ""]
+    if published:
+        lines += [PUBLISHED_NOTE, ""]
+    return [*lines, f"Command: {command}", "", *provenance(runs)]
+
+
+def distinct(values: Iterable[Any]) -> list[str]:
+    """Each value once, in order of appearance."""
+    return list(dict.fromkeys(v if isinstance(v, str) else json.dumps(v, sort_keys=True) for v in values))
+
+
+def provenance(runs: Sequence[dict[str, Any]]) -> list[str]:
+    """Settings, commit and machine; more than one of each where the results are of several."""
+    settings = distinct(run["settings"] for run in runs)
+    commits = distinct(run["commit"][:12] + run["commit"][40:] for run in runs)
+    machines = distinct(describe(run["machine"]) for run in runs)
+    lines = [f"- settings: `{text}`" for text in settings]
+    lines += [f"- commit: {', '.join(commits)}", *(f"- machine: {text}" for text in machines)]
+    if len(settings) > 1:
+        lines.insert(0, "- **the seeds were run with different settings:**")
+    return [*lines, ""]
+
+
+def describe(machine: dict[str, Any]) -> str:
+    """A machine in one line."""
+    return f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}, Python {machine['python']}"
+
+
+def milliseconds(value: float) -> str:
+    """Seconds as text in ms or s."""
+    return f"{1e3 * value:.2f} ms" if value < 1 else f"{value:.2f} s"
+
+
+def met(yes: bool) -> str:
+    """Whether a target is met."""
+    return "met" if yes else "**missed**"
+
+
+def step_lines(title: str, found: dict[str, Any] | None, command: str) -> list[str]:
+    """`control` and `fit`."""
+    lines = [f"### {title}", ""]
+    if found is None:
+        return [*lines, f"{MISSING} `{command}`", ""]
+    row = [milliseconds(found[key]) for key in ("median", "p95", "max", "processor_median", "target")]
+    head = ["", "median", "95th percentile", "worst", "processor, median", "target", ""]
+    count = found.get("steps") or found["runs"]
+    table = markdown(head, [[f"{count} times", *row, met(found["met"])]])
+    return [*lines, *table, "", f"Command: `{command}`", "", *speed_provenance(found)]
+
+
+def speed_provenance(found: dict[str, Any]) -> list[str]:
+    """The same lines as for a study, and how busy the machine was before."""
+    return [*provenance([found])[:-1], f"- load before the measurement: {found['load_before']:.2f}", ""]
+
+
+def peer_lines(found: dict[str, Any] | None) -> list[str]:
+    """`peer`."""
+    command = "python bench/speed.py peer --peer-python PYTHON"
+    lines = ["### One control step at a peer's settings (7 nets of 4x200, CEM 5 x 350, 20 particles, horizon 15)", ""]
+    if found is None:
+        return [*lines, f"{MISSING} `{command}`", ""]
+    names = {"forethought": "Forethought", "eager": "eager PyTorch, the same computation", "mbrl": "mbrl-lib"}
+    rows = []
+    for who, name in names.items():
+        about = found["peers"].get(who)
+        if who not in found["seconds"]:
+            rows.append([name, str(about), "", "", ""])
+            continue
+        version = "" if about is None else f" ({'mbrl ' + about['mbrl'] + ', ' if who == 'mbrl' else ''}"
+        version += "" if about is None else f"torch {about['torch']})"
+        ratio = found["ratio"].get(who)
+        row = [name + version, milliseconds(found["seconds"][who]), milliseconds(found["processor_seconds"][who])]
+        if ratio is None:
+            rows.append([*row, "1", ""])
+            continue
+        goal = f"2: {met(found['met']['mbrl'])}" if who == "mbrl" else "about 1 expected"
+        rows.append([*row, f"{ratio['median']:.2f} [{ratio['least']:.2f}, {ratio['most']:.2f}]", goal])
+    head = ["", "median", "processor, median", "times our time, median [least, most]", "target"]
+    peak, share = found["peak_gigaflops"], found["fraction_of_peak"]
+    lines += [*markdown(head, rows), ""]
+    lines += [
+        f"Matrix products of the step: {found['gigaflops']:.0f} GFLOP/s, {100 * share:.0f}% of the core's measured "
+        f"float32 peak (target 65%: {met(found['met']['fraction_of_peak'])}; the peak is a product of two 2000 x 2000 "
+        f"matrices: jax {peak['jax']:.0f}, NumPy {peak['numpy']:.0f} GFLOP/s).",
+        "",
+    ]
+    words = {name: name.replace("_", " ") for name in found["parts"]}
+    parts = [[words[name], f"{part['gigaflops']:.0f}"] for name, part in found["parts"].items()]
+    lines += [*markdown(["one iteration of CEM, what of it is computed", "GFLOP/s"], parts), ""]
+    return [*lines, f"Command: `{command}`", "", *speed_provenance(found)]
+
+
+def cold_lines(found: dict[str, Any] | None) -> list[str]:
+    """`coldstart`."""
+    command = "python bench/coldstart.py"
+    lines = ["### From the start of a process to a trained Pendulum controller (300 steps)", ""]
+    if found is None:
+        return [*lines, f"{MISSING} `{command}`", ""]
+    names = {"cold": "empty compilation cache", "warm": "with the cache"}
+    rows = [
+        [name, f"{found['median'][key]:.1f} s", f"{found['target'][key]:.0f} s", met(found["met"][key])]
+        for key, name in names.items()
+    ]
+    lines += [*markdown(["", "median", "target", ""], rows), ""]
+    stages = {
+        "import_jax": "import jax",
+        "import_rest": "import the rest",
+        "trace": "trace",
+        "lower": "lower",
+        "compile_or_load": "compile, or load from the cache",
+        "run": "run",
+        "interpreter_and_exit": "interpreter and exit",
+        "process": "together",
+    }
+    rows = [[name, *(f"{found['parts'][case][key]:.2f}" for case in names)] for key, name in stages.items()]
+    rows.append(["programs compiled", *(str(found["parts"][case]["programs"]) for case in names)])
+    lines += [*markdown(["one more process, s", *names.values()], rows), ""]
+    return [*lines, f"Command: `{command}`", "", *speed_provenance(found)]
+
+
+def page(results: Path) -> str:
+    """All between the markers."""
+    speed = read(results / "speed")
+    lines = [
+        "## Learning",
+        "",
+        "*Solved* at a mark: the controller held then, without exploration or further learning, passes on ten fixed "
+        "starts: their mean return reaches the task's threshold, or each of them passes the success test. Means are "
+        "over seeds, of each seed's mean over its starts, with 95% bootstrap intervals over seeds; learning seconds "
+        "are medians over seeds, evaluation not included.",
+        "",
+    ]
+    for name, study in STUDIES.items():
+        lines += study_lines(name, study, results)
+    lines += ["## Speed", "", "Warm, one core, without compilation, unless a table says otherwise.", ""]
+    step = "One control step of the default v1.5 on Pendulum-v1"
+    lines += step_lines(step, speed.get("control"), "python bench/speed.py control")
+    steps = "500 gradient steps of the default ensemble on 400 rows"
+    lines += step_lines(steps, speed.get("fit"), "python bench/speed.py fit")
+    lines += [*peer_lines(speed.get("peer")), *cold_lines(speed.get("coldstart"))]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def within(old: str, figures: str) -> str:
+    """The page with new figures between its markers."""
+    if old.count(BEGIN) != 1 or old.count(END) != 1 or old.index(BEGIN) > old.index(END):
+        raise SystemExit(f"{PAGE.name} must have the lines\n{BEGIN}\n{END}\nonce each, in this order.")
+    before, rest = old.split(BEGIN)
+    return f"{before}{BEGIN}\n\n{figures}\n{END}{rest.split(END)[1]}"
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="compare, and write nothing")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--page", type=Path, default=PAGE)
+    arguments = parser.parse_args()
+    old = arguments.page.read_text() if arguments.page.exists() else ""
+    new = within(old or HEAD, page(arguments.results))
+    if not arguments.check:
+        arguments.page.parent.mkdir(parents=True, exist_ok=True)
+        arguments.page.write_text(new)
+        return 0
+    if old == new:
+        return 0
+    changes = difflib.unified_diff(old.splitlines(), new.splitlines(), "the page", "what the results give", lineterm="")
+    print("\n".join(changes))
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
