@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -17,7 +18,10 @@ import numpy as np
 
 from forethought.algorithms.globally import V05, V10, V15
 from forethought.core import AbstractAlgorithm, Task
+from forethought.math.rollout import Imagination
+from forethought.models.ensemble import EnsembleLearner
 from forethought.models.known import KnownDynamics
+from forethought.planners.icem import ICEM
 from forethought.planners.mpc import MPC, Planning
 from forethought.runs.evaluate import evaluate
 from forethought.tasks import task
@@ -60,6 +64,19 @@ STUDIES: dict[str, Study] = {
     "ladder-v0.5": Study("Pendulum-v1", V05(), (200, 400)),
     "ladder-v1.0": Study("Pendulum-v1", V10(), (200, 400)),
     "ladder-v1.5": Study("Pendulum-v1", V15(base_steps=200), (200, 400)),
+    # What matters: the default with one thing changed, on development seeds
+    "ablation-none": Study("Pendulum-v1", V15(), (200, 400)),
+    "ablation-refit-per-episode": Study("Pendulum-v1", V15(refit_every=10_000), (200, 400)),
+    "ablation-base-60": Study("Pendulum-v1", V15(base_steps=60), (200, 400)),
+    "ablation-bootstrap": Study("Pendulum-v1", V15(learner=EnsembleLearner(bootstrap=True)), (200, 400)),
+    "ablation-decay": Study("Pendulum-v1", V15(learner=EnsembleLearner(weight_decay=1e-5)), (200, 400)),
+    "ablation-likelihood": Study("Pendulum-v1", V15(learner=EnsembleLearner(variance_weight=0.0)), (200, 400)),
+    "ablation-one-member": Study("Pendulum-v1", V15(learner=EnsembleLearner(members=1)), (200, 400)),
+    "ablation-optimism": Study("Pendulum-v1", V15(planner=ICEM(Imagination(risk=-1.0))), (200, 400)),
+    "ablation-search": Study(
+        "Pendulum-v1", V15(planner=ICEM(samples=64, iterations=3, scale=0.5, narrowest=1.0, momentum=0.1)), (200, 400)
+    ),
+    "ablation-horizon-17": Study("Pendulum-v1", V15(horizon=17), (200, 400)),
 }
 
 
@@ -91,8 +108,6 @@ def run(study: Study, seed: int) -> dict[str, Any]:
 
 def _refit_next(state: Any) -> Any:
     """v0.5 fits once; with more base data it is a new run, whose one fit is still to come."""
-    import equinox as eqx
-
     return eqx.tree_at(lambda s: s.fits, state, jnp.zeros((), jnp.int32))
 
 

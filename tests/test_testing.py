@@ -341,8 +341,8 @@ class Spoiled(AbstractWorld):
         return dataclasses.replace(at, t=np.asarray(1)) if self.fault == "clock" else at
 
     def collect(self, policy, carry, at, key, steps):
-        if self.fault == "fresh" and int(at.t) > 0:
-            at = self.inner.reset(key, self.log[-1])
+        if self.fault == "fresh" and self.log[-1] == 8 and int(at.t) > 0:
+            at = self.inner.reset(key, 8)
         if self.fault == "random":
             at = self.inner.reset(key, len(self.log))
         trajectory, carry, now = self.inner.collect(policy, carry, at, key, steps)

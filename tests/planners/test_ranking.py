@@ -143,7 +143,7 @@ def test_plan_once_executes_its_plan_whatever_the_state() -> None:
     actions = Box(np.full(1, -1.0, np.float32), np.full(1, 1.0, np.float32))
     policy = PlanOnce(Planning(ICEM(ONE, samples=16), Integrator(), Reach(), actions, 5))
     carry = policy.init(jnp.zeros(1, jnp.float32), jr.key(0))
-    for t in range(5):
-        for x in (0.0, 100.0):
-            u, _ = policy.act(carry, jnp.full((1,), x, jnp.float32), jnp.asarray(t, jnp.int32))
-            np.testing.assert_array_equal(u, carry.plan.us[t])
+    for step, x in enumerate((0.0, 100.0, -3.0, 0.0, 7.0)):
+        # It took over at step 30 of an episode: the plan begins there.
+        u, carry = policy.act(carry, jnp.full((1,), x, jnp.float32), jnp.asarray(30 + step, jnp.int32))
+        np.testing.assert_array_equal(u, carry.plan.us[step])

@@ -30,6 +30,18 @@ def unfitted(learner: AbstractLearner, task: Task, key: RandomKey) -> RunState:
     return RunState(key, zero, zero, zero, empty(task.spec), learner.init(task.spec, k_init))
 
 
+def planning(algorithm: V05 | V10 | V15, task: Task, state: RunState, horizon: int) -> Planning:
+    """The algorithm's planner on the model at hand, so many steps ahead."""
+    return Planning(
+        planner=algorithm.planner,
+        dynamics=state.fitted.model,
+        cost=task.cost,
+        actions=task.world.actions,
+        horizon=horizon,
+        discount=algorithm.discount,
+    )
+
+
 class V05(AbstractAlgorithm):
     """v0.5: fit once to the base data, plan a whole episode, execute it open loop; what happens is not learned from."""
 
@@ -38,7 +50,7 @@ class V05(AbstractAlgorithm):
     base: AbstractPolicy | None = None
     """Who collects the first data; None: uniform random actions."""
     base_steps: int = 200
-    """Steps of the base policy before the fit."""
+    """Steps of the base policy before the fit, in whole episodes."""
     discount: float = 1.0
 
     def init(self, task: Task, key: RandomKey) -> RunState:
@@ -47,9 +59,8 @@ class V05(AbstractAlgorithm):
 
     def step(self, task: Task, state: RunState, limit: int) -> tuple[RunState, Trajectory | None, Metrics]:
         """Algorithm 1 of the lecture: one base episode, or one planned one."""
-        missing = self.base_steps - int(state.data.count)
-        if missing > 0 and limit > 0:
-            return execute(base_policy(self.base, task), task, state, min(limit, missing), grow=True)  # 1
+        if int(state.data.count) < self.base_steps and limit > 0:
+            return execute(base_policy(self.base, task), task, state, limit, grow=True)  # 1
         state, fit = learn(self.learner, state) if int(state.fits) == 0 else (state, {})  # 2
         policy = self.policy(task, state)  # 3
         state, trajectory, run = execute(policy, task, state, limit, grow=False)  # 4
@@ -57,8 +68,7 @@ class V05(AbstractAlgorithm):
 
     def policy(self, task: Task, state: RunState) -> AbstractPolicy:
         """A plan for the whole episode, made from its first state."""
-        model, horizon = state.fitted.model, task.limit
-        return PlanOnce(Planning(self.planner, model, task.cost, task.world.actions, horizon, self.discount))
+        return PlanOnce(planning(self, task, state, task.limit))
 
 
 class V10(AbstractAlgorithm):
@@ -69,7 +79,7 @@ class V10(AbstractAlgorithm):
     base: AbstractPolicy | None = None
     """Who collects the first data; None: uniform random actions."""
     base_steps: int = 200
-    """Steps of the base policy before the first plan."""
+    """Steps of the base policy before the first plan, in whole episodes."""
     discount: float = 1.0
 
     def init(self, task: Task, key: RandomKey) -> RunState:
@@ -78,9 +88,8 @@ class V10(AbstractAlgorithm):
 
     def step(self, task: Task, state: RunState, limit: int) -> tuple[RunState, Trajectory | None, Metrics]:
         """Algorithm 2 of the lecture: one episode."""
-        missing = self.base_steps - int(state.data.count)
-        if missing > 0 and limit > 0:
-            return execute(base_policy(self.base, task), task, state, min(limit, missing), grow=True)  # 1
+        if int(state.data.count) < self.base_steps and limit > 0:
+            return execute(base_policy(self.base, task), task, state, limit, grow=True)  # 1
         state, fit = learn(self.learner, state)  # 2
         policy = self.policy(task, state)  # 3
         state, trajectory, run = execute(policy, task, state, limit, grow=True)  # 4 5
@@ -88,8 +97,7 @@ class V10(AbstractAlgorithm):
 
     def policy(self, task: Task, state: RunState) -> AbstractPolicy:
         """A plan for the whole episode, made from its first state."""
-        model, horizon = state.fitted.model, task.limit
-        return PlanOnce(Planning(self.planner, model, task.cost, task.world.actions, horizon, self.discount))
+        return PlanOnce(planning(self, task, state, task.limit))
 
 
 class V15(AbstractAlgorithm):
@@ -113,9 +121,8 @@ class V15(AbstractAlgorithm):
 
     def step(self, task: Task, state: RunState, limit: int) -> tuple[RunState, Trajectory | None, Metrics]:
         """Algorithm 3 of the lecture: one round of its outer loop."""
-        missing = self.base_steps - int(state.data.count)
-        if missing > 0 and limit > 0:
-            return execute(base_policy(self.base, task), task, state, min(limit, missing), grow=True)  # 1
+        if (missing := min(limit, self.base_steps - int(state.data.count))) > 0:
+            return execute(base_policy(self.base, task), task, state, missing, grow=True)  # 1
         state, fit = learn(self.learner, state)  # 2
         policy, steps = self.policy(task, state), min(limit, self.refit_every)
         state, trajectory, run = execute(policy, task, state, steps, grow=True)  # 3 4 5
@@ -123,5 +130,4 @@ class V15(AbstractAlgorithm):
 
     def policy(self, task: Task, state: RunState) -> AbstractPolicy:
         """MPC on the model at hand."""
-        model = state.fitted.model
-        return MPC(Planning(self.planner, model, task.cost, task.world.actions, self.horizon, self.discount))
+        return MPC(planning(self, task, state, self.horizon))

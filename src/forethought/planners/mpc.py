@@ -71,6 +71,8 @@ class PlanOnceCarry(eqx.Module):
 
     plan: AbstractPolicy
     inner: Any
+    elapsed: Int[Array, ""]
+    """Steps since the plan was made, which may have been in the middle of an episode."""
     failures: Int[Array, ""]
     cost: Float[Array, ""]
 
@@ -87,12 +89,13 @@ class PlanOnce(AbstractPolicy[PlanOnceCarry]):
         plan, _ = self.planning.planner.plan(problem, self.planning.planner.init(problem), k_plan)
         failures = jnp.where(plan.ok, 0, 1).astype(jnp.int32)
         inner = plan.policy.init(problem.x0, k_inner)
-        return PlanOnceCarry(plan.policy, inner, failures, plan.cost.astype(jnp.float32))
+        return PlanOnceCarry(plan.policy, inner, jnp.zeros((), jnp.int32), failures, plan.cost.astype(jnp.float32))
 
     def act(self, carry: PlanOnceCarry, x: State, t: Time) -> tuple[Action, PlanOnceCarry]:
-        """The planned action of step t."""
-        u, inner = carry.plan.act(carry.inner, x, t)
-        return u, PlanOnceCarry(carry.plan, inner, carry.failures, carry.cost)
+        """The next planned action."""
+        del t
+        u, inner = carry.plan.act(carry.inner, x, carry.elapsed)
+        return u, PlanOnceCarry(carry.plan, inner, carry.elapsed + 1, carry.failures, carry.cost)
 
 
 def planning_metrics(carry: MPCCarry | PlanOnceCarry) -> Metrics:
