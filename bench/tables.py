@@ -233,7 +233,8 @@ def peer_lines(found: dict[str, Any] | None) -> list[str]:
     lines += [
         f"Matrix products of the step: {found['gigaflops']:.0f} GFLOP/s, {100 * share:.0f}% of the core's measured "
         f"float32 peak (target 65%: {met(found['met']['fraction_of_peak'])}; the peak is a product of two 2000 x 2000 "
-        f"matrices: jax {peak['jax']:.0f}, NumPy {peak['numpy']:.0f} GFLOP/s).",
+        f"matrices: jax {peak['jax']:.0f}, NumPy {peak['numpy']:.0f} GFLOP/s; 7 products of 1000 x 200 x 200 reach "
+        f"{peak['jax_by_shape']['1000x200x200']:.0f}).",
         "",
     ]
     words = {name: name.replace("_", " ") for name in found["parts"]}

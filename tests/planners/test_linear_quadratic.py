@@ -20,7 +20,7 @@ ONE = Imagination(particles=1)
 PLANNERS = [
     pytest.param(RandomShooting(ONE, samples=30_000, scale=0.5), 4, id="shooting"),
     pytest.param(CEM(ONE, samples=200, elites=20, iterations=15), 10, id="cem"),
-    pytest.param(ICEM(ONE, samples=256, elites=40, iterations=15, beta=0.0, kept=1), 10, id="icem"),
+    pytest.param(ICEM(ONE, samples=256, elites=30, iterations=20, beta=0.0, scale=0.5), 10, id="icem"),
     pytest.param(MPPI(ONE, samples=256, iterations=15, beta=1.0, shrink=0.75), 10, id="mppi"),
 ]
 

@@ -120,7 +120,7 @@ def _check_noise(name: str, prediction: Any, mean: Any, key: Any) -> None:
     log_prob = attempt(f"{name}: log_prob", lambda: prediction.log_prob(mean))
     right = draws.shape == (500, *mean.shape) and np.isfinite(draws).all()
     expect(right, f"{name}: sample gave {said(draws[0])}; expected finite numbers of shape {mean.shape}")
-    spread = draws.std(axis=0)
+    spread = draws.std(axis=0, dtype=np.float64)
     if np.all(spread <= 1e-6 * (1.0 + np.abs(np.asarray(mean)))):
         certain = np.allclose(draws[0], mean) and not bool(jnp.isfinite(log_prob))
         seen = f"while log_prob of the mean is {float(log_prob):.3g}"

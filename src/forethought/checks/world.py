@@ -44,7 +44,7 @@ def check_world(world: AbstractWorld, *, repeatable: bool = True) -> None:
         )
         expect(
             same(plain, beside),
-            f"{name}.fresh is not independent: an open episode went on differently after an episode in the copy",
+            f"{name}.fresh is not independent: the copy changed an open episode; expected no difference",
         )
 
 

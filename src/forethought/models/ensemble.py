@@ -74,20 +74,11 @@ class EnsembleLearner(AbstractLearner[FittedEnsemble]):
 
     def init(self, spec: Spec, key: RandomKey) -> FittedEnsemble:
         """Random members."""
-        k_members, k_bootstrap = jr.split(key)
-        build = lambda k: init_network(spec, self.width, self.depth, k)  # noqa: E731
-        members = eqx.filter_vmap(build)(jr.split(k_members, self.members))
-        trained, _ = _split(members)
-        optimiser = jax.vmap(_optimiser(self).init)(trained)
-        return FittedEnsemble(Ensemble(members), optimiser, k_bootstrap)
+        return _init(self, spec, key)
 
     def fit(self, fitted: FittedEnsemble, data: Dataset, key: RandomKey) -> tuple[FittedEnsemble, Metrics]:
         """Refit the scalers, then take `gradient_steps` steps from the parameters at hand."""
         return _fit(self, fitted, data, key)
-
-
-def _optimiser(learner: EnsembleLearner) -> optax.GradientTransformation:
-    return optax.scale_by_adam()
 
 
 def _split(members: GaussianNetwork) -> tuple[PyTree, PyTree]:
@@ -140,6 +131,15 @@ def _member_loss(
 
 
 @eqx.filter_jit
+def _init(learner: EnsembleLearner, spec: Spec, key: RandomKey) -> FittedEnsemble:
+    k_members, k_bootstrap = jr.split(key)
+    build = lambda k: init_network(spec, learner.width, learner.depth, k)  # noqa: E731
+    members = eqx.filter_vmap(build)(jr.split(k_members, learner.members))
+    trained, _ = _split(members)
+    return FittedEnsemble(Ensemble(members), jax.vmap(optax.scale_by_adam().init)(trained), k_bootstrap)
+
+
+@eqx.filter_jit
 def _fit(
     learner: EnsembleLearner, fitted: FittedEnsemble, data: Dataset, key: RandomKey
 ) -> tuple[FittedEnsemble, Metrics]:
@@ -157,7 +157,7 @@ def _fit(
     weight = _row_weights(learner, fitted.bootstrap, use)
     rows = _sample_rows(weight, key, (learner.gradient_steps, learner.batch))
     trained, rest = _split(members)
-    optimiser = _optimiser(learner)
+    optimiser = optax.scale_by_adam()
     gradient = jax.vmap(jax.value_and_grad(_member_loss), in_axes=(0, 0, 1, 1, None))
 
     def descend(carry, inputs):
