@@ -41,7 +41,8 @@ class ICEM(AbstractPlanner[ICEMWarm]):
     scale: float = 1.0
     """Initial standard deviation in half ranges of the action."""
     narrowest: float = 0.1
-    """Samples have widths from 1 down to this times the standard deviation, spaced geometrically."""
+    """Samples have widths from 1 down to this times the standard deviation, spaced geometrically.  Below 1 the search
+    settles within a few iterations, as MPC needs it; for one long search from a cold start use 1."""
     momentum: float = 0.3
     """Share of the old mean and standard deviation that is kept at each iteration."""
 
