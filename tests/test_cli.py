@@ -143,7 +143,7 @@ MISTAKES = [
     (["train", "pendulum", "--steps", "-1"], "steps is -1; it must be a whole number, at least 0"),
     (["train", "pendulum", "--seed", "-3"], "seed is -3"),
     (["train", "pendulum", "--algorithm.planner.samples", "0"], "algorithm.planner.samples is 0; it must be"),
-    (["train", "pendulum", "--planner.elites", "65"], "elites is 65; it must be at most algorithm.planner.samples"),
+    (["train", "pendulum", "--planner.elites", "129"], "elites is 129; it must be at most algorithm.planner.samples"),
     (["train", "pendulum", "--algorithm.discount", "nan"], "algorithm.discount is nan; it must be a finite number"),
     (["train", "pendulum", "--planner.imagination.propagation", "ts"], "'ts'; it must be ts-inf or ts-1."),
     (["train", "pendulum", "--json=yes"], "--json is a switch and takes no value"),
@@ -212,8 +212,8 @@ def test_flags_reach_the_recipe():
     assert (experiment.task, experiment.steps, experiment.limit) == ("Pendulum-v1", 5, None)
     assert (experiment.until.solved, experiment.until.threshold) == (True, -3.5)
     assert asked.common.json
-    assert not parse_train(["x", "--model.no-bootstrap", "--no-cache"]).experiment.algorithm.learner.bootstrap
-    assert parse_train(["x"]).experiment.algorithm.learner.bootstrap
+    assert parse_train(["x", "--model.bootstrap", "--no-cache"]).experiment.algorithm.learner.bootstrap
+    assert not parse_train(["x"]).experiment.algorithm.learner.bootstrap
 
 
 WORDS = ["0", "-1", "0.5", "nan", "-inf", "1e400", "", "None", "True", "abc", "--", "-", "9" * 21, "0x10", "é", "{"]
