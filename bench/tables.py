@@ -45,6 +45,7 @@ TITLES = {
     "cartpole": "CartPole-v1 (discrete), v1.5",
     "ladder-v0.5": "The lecture's ladder at equal data, Pendulum-v1: v0.5",
     "ladder-v1.0": "The lecture's ladder at equal data, Pendulum-v1: v1.0",
+    "ladder-open-loop-truth": "The lecture's ladder: open-loop plans on the true dynamics",
     "ladder-v1.5": "The lecture's ladder at equal data, Pendulum-v1: v1.5",
 }
 TRIAL = {"swingup": 60, "swingup-tuned": 60}
