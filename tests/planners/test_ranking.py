@@ -56,6 +56,21 @@ class Reach(AbstractCost):
         return jnp.ones((), bool)
 
 
+class Undefined(AbstractCost):
+    """As `Reach`, but it is the cost, not the model, that is NaN beyond the edge."""
+
+    extras: int = 0
+
+    def stage(self, x, u, y, t):
+        return 10.0 - y[0] + 0.0 * jnp.sqrt(1.5 - y[0])
+
+    def terminal(self, x):
+        return jnp.zeros((), x.dtype)
+
+    def alive(self, y):
+        return jnp.ones((), bool)
+
+
 class Code(AbstractCost):
     """The cost of one-hot action u at time t is 0 for choice t % 3 and 1 otherwise: only the right sequence is free."""
 
@@ -92,9 +107,10 @@ def solve(planner, p, key):
 
 
 @pytest.mark.parametrize("planner", ALL, ids=lambda p: type(p).__name__)
-def test_a_plan_through_nan_never_wins(planner) -> None:
+@pytest.mark.parametrize(("dynamics", "cost"), [(Integrator(edge=1.5), Reach()), (Integrator(), Undefined())])
+def test_a_plan_through_nan_never_wins(planner, dynamics, cost) -> None:
     actions = Box(np.full(1, -1.0, np.float32), np.full(1, 1.0, np.float32))
-    plan, _ = solve(planner, problem(Integrator(edge=1.5), Reach(), actions, 4), jr.key(0))
+    plan, _ = solve(planner, problem(dynamics, cost, actions, 4), jr.key(0))
     x, path = 0.0, []
     for u in np.asarray(plan.policy.us)[:, 0]:
         path.append(x)
