@@ -22,7 +22,7 @@ class Linear(AbstractDynamics):
         return DiagonalGaussian(y, jnp.zeros_like(y))
 
     def draw(self, key, particles):
-        repeat = lambda v: jnp.broadcast_to(jnp.asarray(v), (particles, *jnp.shape(v)))  # noqa: E731
+        repeat = lambda v: jnp.broadcast_to(jnp.asarray(v), (particles, *jnp.shape(v)))
         return Linear(repeat(self.A), repeat(self.B))
 
 

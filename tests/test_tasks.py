@@ -155,6 +155,6 @@ def test_other_successes() -> None:
     up = np.asarray(q.y).copy()
     up[-1] = [np.pi, 0, 0, 0]
     still = np.zeros_like(up)
-    build = lambda y: Trajectory(q.x, q.u, y, q.reward, q.terminated, q.truncated, q.t, q.log_prob, q.condition)  # noqa: E731
+    build = lambda y: Trajectory(q.x, q.u, y, q.reward, q.terminated, q.truncated, q.t, q.log_prob, q.condition)
     assert stood_up(build(up))
     assert arrived(build(still))

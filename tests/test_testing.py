@@ -158,7 +158,7 @@ class Faulty(AbstractPlanner):
 
     def plan(self, problem, warm, key):
         plan, after = self.inner.plan(problem, warm, key)
-        change = lambda where, value: eqx.tree_at(where, plan, value)  # noqa: E731
+        change = lambda where, value: eqx.tree_at(where, plan, value)
         if self.fault == "limits":
             plan = change(lambda p: p.policy.us, 3.0 * plan.policy.us)
         if self.fault == "idle":

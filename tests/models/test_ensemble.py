@@ -42,7 +42,7 @@ def test_it_learns_the_change_of_state(fitted) -> None:
 
 def test_members_disagree_where_there_are_no_data(fitted) -> None:
     model = fitted[1].model
-    spread = lambda x: jnp.std(  # noqa: E731
+    spread = lambda x: jnp.std(
         jax.vmap(lambda member: member.predict(x, jnp.zeros(1), ZERO).mean)(model.members), axis=0
     )
     inside = np.mean([spread(jnp.asarray(v)) for v in ([0.0, 0.0], [1.0, -1.0], [-1.0, 0.5])])
@@ -52,7 +52,7 @@ def test_members_disagree_where_there_are_no_data(fitted) -> None:
 
 def test_the_state_keeps_its_tree_shapes_and_dtypes(fitted) -> None:
     before, after, _ = fitted
-    shape = lambda tree: [(v.shape, v.dtype, getattr(v, "weak_type", False)) for v in jax.tree.leaves(tree)]  # noqa: E731
+    shape = lambda tree: [(v.shape, v.dtype, getattr(v, "weak_type", False)) for v in jax.tree.leaves(tree)]
     assert jax.tree.structure(before) == jax.tree.structure(after)
     assert shape(before) == shape(after)
     arrays = [leaf for leaf in jax.tree.leaves(after) if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)]

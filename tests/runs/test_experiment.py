@@ -52,7 +52,7 @@ def episodes(run: Path) -> list[tuple]:
 
 def equal_states(a, b) -> bool:
     """Bit for bit."""
-    plain = lambda v: jr.key_data(v) if _is_key(v) else v  # noqa: E731
+    plain = lambda v: jr.key_data(v) if _is_key(v) else v
     one, two = ([np.asarray(plain(v)) for v in jax.tree.leaves(s)] for s in (a, b))
     return len(one) == len(two) and all(map(np.array_equal, one, two))
 
@@ -132,7 +132,7 @@ def test_resume_from_an_earlier_checkpoint_is_the_same_run(original, run):
     resume(run)
     assert equal_states(open_run(run).state, open_run(original).state)
     clocks = {"seconds", "step_seconds", "fit_seconds"}
-    strip = lambda path: [{k: v for k, v in m.items() if k not in clocks} for m in lines(path)]  # noqa: E731
+    strip = lambda path: [{k: v for k, v in m.items() if k not in clocks} for m in lines(path)]
     assert strip(run) == strip(original)
     assert all(np.array_equal(a.x, b.x) for (a, _), (b, _) in zip(episodes(run), episodes(original), strict=True))
 

@@ -15,7 +15,7 @@ def test_metrics_are_strict_json(tmp_path):
     run.append_metrics({"a": float("nan"), "b": [float("inf"), -float("inf"), 1.5], "c": {"d": float("nan")}})
     run.append_metrics({"a": 1})
     text = run.metrics.read_text()
-    refuse = lambda name: pytest.fail(f"{name} is not JSON")  # noqa: E731
+    refuse = lambda name: pytest.fail(f"{name} is not JSON")
     first, second = (json.loads(line, parse_constant=refuse) for line in text.splitlines())
     assert first == {"a": None, "b": ["Infinity", "-Infinity", 1.5], "c": {"d": None}}
     assert second == {"a": 1}

@@ -182,7 +182,7 @@ def test_episodes_end_where_the_cost_says() -> None:
 
 
 def test_actions_are_recorded_as_executed() -> None:
-    push = lambda x, u: x + 0.1 * u  # noqa: E731
+    push = lambda x, u: x + 0.1 * u
     trajectory = line(push, UNIT).rollouts(Constant(jnp.full(1, 7.0)), jr.key(0), [0], 5)[0]
     assert np.all(trajectory.u == 1)
     assert trajectory.y[-1, 0] == pytest.approx(1.0, abs=1e-6)

@@ -30,7 +30,7 @@ def learn(learner: AbstractLearner, state: RunState) -> tuple[RunState, Metrics]
     fitted, metrics = learner.fit(state.fitted, state.data, k_fit)
     metrics = {f"fit_{name}": np.asarray(value).tolist() for name, value in metrics.items()}
     metrics["fit_seconds"] = time.perf_counter() - began
-    keep = lambda s: (s.key, s.fits, s.fitted)  # noqa: E731
+    keep = lambda s: (s.key, s.fits, s.fitted)
     return eqx.tree_at(keep, state, (key, state.fits + 1, fitted)), metrics
 
 

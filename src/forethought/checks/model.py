@@ -77,7 +77,7 @@ def _arrays(tree: Any) -> list[np.ndarray]:
 def _same_fit(name: str, learner: AbstractLearner, begun: Any, fitted: Any, data: Dataset, key: Any) -> None:
     """Whether a fit is a function of its arguments, and looks at the rows in use only."""
     count, before = int(data.count), _arrays(fitted.model)
-    agree = lambda other: all(np.allclose(a, b, 1e-3, 1e-4) for a, b in zip(before, _arrays(other.model), strict=True))  # noqa: E731
+    agree = lambda other: all(np.allclose(a, b, 1e-3, 1e-4) for a, b in zip(before, _arrays(other.model), strict=True))
     again = _fit(name, learner, begun, data, key)
     expect(agree(again), f"{name}.fit gave two models for the same data and the same key; expected the same model")
     dirty = eqx.tree_at(
@@ -103,7 +103,7 @@ def _check_dynamics(model: AbstractDynamics, spec: Spec, data: Dataset, key: Any
     expect(right, f"{name}.predict has a mean that is {said(mean)} ({short(mean) if right else 'see shape'}); {shape}")
     _check_noise(name, prediction, mean, key)
     xs, us = jnp.asarray(data.x[:rows], jnp.float32), jnp.asarray(data.u[:rows], jnp.float32)
-    many = lambda m, xs, us: jax.vmap(lambda x, u: m.predict(x, u, t).mean)(xs, us)  # noqa: E731
+    many = lambda m, xs, us: jax.vmap(lambda x, u: m.predict(x, u, t).mean)(xs, us)
     means = np.asarray(attempt(f"{name}.predict under vmap", lambda: eqx.filter_jit(many)(model, xs, us)))
     expect(np.allclose(means[0], mean, 1e-3, 1e-3), f"{name}.predict gives another mean under vmap; expected the same")
     error, idle = (np.mean((guess - data.y[:rows]) ** 2) for guess in (means[:, : spec.n], data.x[:rows]))

@@ -118,6 +118,6 @@ def _check_planning(name: str, planner: AbstractPlanner, problem: Problem) -> No
         u, safe = _execute(bad, plan.policy, keys[1])[1][0], problem.actions.safe()
         held = np.array_equal(u, safe)
         expect(held, f"{what} gave the action {np.asarray(u)} for {case}; expected the safe one, {np.asarray(safe)}")
-    many = lambda x: planner.plan(eqx.tree_at(lambda p: p.x0, problem, x), cold, keys[0])[0].cost  # noqa: E731
+    many = lambda x: planner.plan(eqx.tree_at(lambda p: p.x0, problem, x), cold, keys[0])[0].cost
     starts = jax.ShapeDtypeStruct((2, 2), jnp.float32)
     attempt(f"{what} under vmap", lambda: eqx.filter_eval_shape(jax.vmap(many), starts))

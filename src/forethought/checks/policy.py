@@ -35,7 +35,7 @@ def check_policy(policy: AbstractPolicy, spec: Spec, actions: Actions) -> None:
             np.array_equal(u, again), f"{name}.act gave {seen} for the same carry, state and time; expected the same"
         )
     xs = jax.ShapeDtypeStruct((2, spec.n), jnp.float32)
-    run = lambda x, k: policy.act(policy.init(x, k), x, jnp.zeros((), jnp.int32))  # noqa: E731
+    run = lambda x, k: policy.act(policy.init(x, k), x, jnp.zeros((), jnp.int32))
     attempt(f"{name} under vmap", lambda: eqx.filter_eval_shape(jax.vmap(run), xs, jr.split(jr.key(0), 2)))
 
 

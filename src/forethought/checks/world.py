@@ -36,7 +36,7 @@ def check_world(world: AbstractWorld, *, repeatable: bool = True) -> None:
     if repeatable:
         plain, beside = (_two_pieces(name, world, policy, keys[3], disturb) for disturb in (False, True))
         again = _two_pieces(name, world, policy, keys[3], False)
-        same = lambda one, two: one.y.shape == two.y.shape and np.array_equal(one.y, two.y)  # noqa: E731
+        same = lambda one, two: one.y.shape == two.y.shape and np.array_equal(one.y, two.y)
         expect(
             same(plain, again),
             f"{name}.collect gave two different episodes for the same condition, policy and key; expected the same "

@@ -23,7 +23,7 @@ def model_error(model: AbstractDynamics, trajectory: Trajectory, spec: Spec, row
     padded length: one per run, so that nothing recompiles.
     """
     count = trajectory.length
-    pad = lambda v: np.concatenate([v, np.zeros((rows - count, *v.shape[1:]), v.dtype)])  # noqa: E731
+    pad = lambda v: np.concatenate([v, np.zeros((rows - count, *v.shape[1:]), v.dtype)])
     x, u, y = (pad(np.asarray(v, np.float32)) for v in (trajectory.x, trajectory.u, trajectory.y))
     one, many = _errors(model, spec, (x, u, y), np.int32(count), np.asarray(scale, np.float32))
     return {"model_error_1": float(one), f"model_error_{HORIZON}": float(many)}

@@ -101,7 +101,7 @@ def _particle(
     """ts-inf: one belief for the whole horizon."""
     dynamics = eqx.combine(belief, rest)
     steps = jnp.arange(us.shape[0], dtype=jnp.int32)
-    advance = lambda now, inputs: (_advance(dynamics, problem, now, inputs, noise=noise), None)  # noqa: E731
+    advance = lambda now, inputs: (_advance(dynamics, problem, now, inputs, noise=noise), None)
     end, _ = jax.lax.scan(advance, _began(problem, us.shape[1]), (us, steps, keys))
     return _closed(problem, end, us.shape[0])
 

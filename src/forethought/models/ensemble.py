@@ -133,7 +133,7 @@ def _member_loss(
 @eqx.filter_jit
 def _init(learner: EnsembleLearner, spec: Spec, key: RandomKey) -> FittedEnsemble:
     k_members, k_bootstrap = jr.split(key)
-    build = lambda k: init_network(spec, learner.width, learner.depth, k)  # noqa: E731
+    build = lambda k: init_network(spec, learner.width, learner.depth, k)
     members = eqx.filter_vmap(build)(jr.split(k_members, learner.members))
     trained, _ = _split(members)
     return FittedEnsemble(Ensemble(members), jax.vmap(optax.scale_by_adam().init)(trained), k_bootstrap)
@@ -188,7 +188,7 @@ def _holdout_metrics(
     square = jnp.mean((mean - y) ** 2, axis=-1)
     nll = 0.5 * jnp.mean((mean - y) ** 2 / variance + jnp.log(2.0 * jnp.pi * variance), axis=-1)
     count = jnp.sum(unseen, axis=0)
-    average = lambda value: jnp.where(  # noqa: E731
+    average = lambda value: jnp.where(
         count > 0, jnp.sum(jnp.where(unseen.T, value, 0.0), axis=1) / jnp.maximum(count, 1), jnp.nan
     )
     return {"holdout_mse": average(square), "holdout_nll": average(nll)}

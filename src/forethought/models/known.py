@@ -26,5 +26,5 @@ class KnownDynamics(AbstractDynamics):
     def draw(self, key: RandomKey, particles: int) -> KnownDynamics:
         """Copies: there is no doubt."""
         del key
-        repeat = lambda leaf: jnp.broadcast_to(leaf, (particles, *leaf.shape)) if isinstance(leaf, jax.Array) else leaf  # noqa: E731
+        repeat = lambda leaf: jnp.broadcast_to(leaf, (particles, *leaf.shape)) if isinstance(leaf, jax.Array) else leaf
         return jax.tree.map(repeat, self)

@@ -174,7 +174,7 @@ def _episode(columns: Columns, index: np.ndarray) -> Trajectory:
     take = index if "y" in columns else index[:-1]
     y = columns["y"][index] if "y" in columns else columns["x"][index[1:]]
     count = len(take)
-    number = lambda name: columns[name][take] if name in columns else np.zeros(count)  # noqa: E731
+    number = lambda name: columns[name][take] if name in columns else np.zeros(count)
     return Trajectory(
         x=columns["x"][take],
         u=columns["u"][take],
