@@ -78,6 +78,8 @@ STUDIES: dict[str, Study] = {
     "ablation-search": Study(
         "Pendulum-v1", V15(planner=ICEM(samples=64, iterations=3, scale=0.5, narrowest=1.0, momentum=0.1)), (400,), 4
     ),
+    "ablation-cartpole": Study("CartPole-v1", V15(), (500,), 4),
+    "ablation-cartpole-horizon-50": Study("CartPole-v1", V15(horizon=50), (500,), 4),
     "ablation-horizon-17": Study("Pendulum-v1", V15(horizon=17), (400,), 4),
 }
 

@@ -167,16 +167,25 @@ def ablation_lines(results: Path) -> list[str]:
     for name in (n for n in STUDIES if n.startswith(ABLATION)):
         found = read(results / name)
         last = [found[str(seed)]["marks"][-1] for seed in ABLATION_SEEDS if str(seed) in found]
-        label = name.removeprefix(ABLATION).replace("-", " ")
+        study = STUDIES[name]
+        label = f"{study.task}: {name.removeprefix(ABLATION).replace('-', ' ')}"
         if not last:
-            rows.append([label, "not measured yet", "", ""])
+            rows.append([label, str(study.marks[-1]), "not measured yet", "", ""])
             continue
         means = [mark["mean_return"] for mark in last]
-        rows.append([label, f"{sum(m['solved'] for m in last)} of {len(last)}", interval(means), number(min(means))])
+        rows.append(
+            [
+                label,
+                str(study.marks[-1]),
+                f"{sum(m['solved'] for m in last)} of {len(last)}",
+                interval(means),
+                number(min(means)),
+            ]
+        )
         provenances += list(found.values())
-    head = ["changed", f"solved at {STUDIES[ABLATION + 'none'].marks[-1]}", "mean return", "worst seed"]
+    head = ["changed", "steps", "seeds solved", "mean return", "worst seed"]
     command = f"python bench/runner.py {ABLATION}NAME --seeds {ABLATION_SEEDS[0]}-{ABLATION_SEEDS[-1]}"
-    lines = ["### What matters on Pendulum-v1: the default with one thing changed (development seeds)", ""]
+    lines = ["### What matters: the default with one thing changed (development seeds)", ""]
     commits = ", ".join(distinct(run["commit"][:12] for run in provenances)) or "none"
     return [
         *lines,

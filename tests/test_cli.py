@@ -191,18 +191,8 @@ def test_a_run_is_not_overwritten(capsys, run):
 
 def test_flags_reach_the_recipe():
     words = ["--algorithm", "v1.0", "--planner=cem", "--planner.samples", "33", "--model.width=17", "--env.g", "9.81"]
-    more = [
-        "--env.render_mode",
-        "None",
-        "--steps",
-        "5",
-        "--until.solved",
-        "--until.threshold",
-        "-3.5",
-        "--limit",
-        "None",
-    ]
-    asked = parse_train([*words, "Pendulum-v1", *more, "--json"])
+    more = ["--env.render_mode", "None", "--steps", "5", "--until.solved", "--until.threshold", "-3.5"]
+    asked = parse_train([*words, "Pendulum-v1", *more, "--limit", "None", "--json"])
     experiment = asked.experiment
     assert type(experiment.algorithm).__name__ == "V10"
     assert experiment.algorithm.planner.samples == 33
