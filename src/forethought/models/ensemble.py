@@ -67,8 +67,8 @@ class EnsembleLearner(AbstractLearner[FittedEnsemble]):
     variance_weight: float = 0.5
     """beta of the beta-NLL loss: 0 is maximum likelihood, 1 weighs squared errors equally."""
     bootstrap: bool = False
-    """Whether each member sees its own resample of the rows.  Off by default: with the few rows this library is for,
-    members differ enough by their initial weights and batches, and a third of the rows is too much to give away."""
+    """Whether each member sees its own resample of the rows, at the price of a third of them.  Off by default: members
+    already differ by their initial weights and batches."""
     holdout: float = 0.05
     """Fraction of rows that no member sees, for the hold-out metrics (with a bootstrap each member has more)."""
 
