@@ -16,8 +16,9 @@ from forethought.costs.quadratic import Quadratic
 from forethought.costs.saturating import CartPoleSwingUpCost, Saturating
 from forethought.types import Trajectory, UserError
 from forethought.worlds import classic
-from forethought.worlds.gym import find, gym_world
+from forethought.worlds.gym import gym_world
 from forethought.worlds.simulated import SimulatedWorld
+from forethought.worlds.source import find
 
 
 def swung_up(trajectory: Trajectory) -> bool:

@@ -18,6 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int, Key, PyTree
 
+from forethought.errors import UserError as UserError
+
 Array = jax.Array | np.ndarray
 State = Float[Array, " n"]
 Action = Float[Array, " m"]
@@ -26,10 +28,6 @@ Flag = Bool[Array, ""]
 Time = Int[Array, ""]
 RandomKey = Key[jax.Array, ""]
 Metrics = dict[str, Any]
-
-
-class UserError(Exception):
-    """A mistake of the user's, told in a sentence: what was given, where, what is allowed. Exit status 2."""
 
 
 class Spec(eqx.Module):

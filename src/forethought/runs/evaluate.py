@@ -17,7 +17,8 @@ from forethought.math.stats import mean_interval
 from forethought.runs.experiment import Experiment, open_run
 from forethought.types import RandomKey, UserError
 from forethought.worlds.guard import TransitionError, check_observation
-from forethought.worlds.gym import Guarded, GymWorld, executed
+from forethought.worlds.gym import GymWorld
+from forethought.worlds.source import Guarded, executed
 
 
 class Evaluation(NamedTuple):

@@ -3,18 +3,36 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from gymnasium import Space, spaces
 
-from forethought.types import Trajectory
+if TYPE_CHECKING:
+    from forethought.types import Trajectory
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 """Beyond this a number becomes infinite in a network's float32."""
 
 FIVE = "a tuple (observation, reward, terminated, truncated, info)"
 """What a step returns."""
+
+
+@dataclass(frozen=True)
+class Guard:
+    """What a transition may be, and what is done with one that is not."""
+
+    reward_bound: float = 1e9
+    """Largest absolute reward."""
+    observation_bound: float = 1e9
+    """Largest absolute entry of an observation, where the space itself has no limits."""
+    deadline: float = 60.0
+    """Seconds that a step or a reset may take in a worker process; no other process can be stopped."""
+    on_fault: Literal["stop", "go-on"] = "stop"
+    """Whether a fault ends the run, or only its episode.  What was finished is kept in both cases."""
+    most_faults: int = 10
+    """Faults after which a run stops that goes on otherwise."""
 
 
 class TransitionError(Exception):
