@@ -99,10 +99,10 @@ def run(study: Study, seed: int) -> dict[str, Any]:
             if isinstance(algorithm, V05):  # its data are bounded by its base data: that is what "equal data" means
                 algorithm = V05(base_steps=mark)
                 state = _refit_next(state)
-            state, _, metrics = algorithm.step(target, state, budget)
+            state, metrics = algorithm.step(target, state, budget)
             if "return" in metrics:
                 episodes.append(metrics["return"])
-        held, _, _ = algorithm.step(target, state, 0)  # learn only: the controller held after this step
+        held, _ = algorithm.step(target, state, 0)  # learn only: the controller held after this step
         learning += time.perf_counter() - started
         policy = algorithm.policy(target, held)
         result = evaluate(target, policy, jr.key(seed), target.starts)

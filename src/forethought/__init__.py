@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         AbstractPlanner,
         AbstractPolicy,
         AbstractPrediction,
+        AbstractWitness,
         AbstractWorld,
         Plan,
         Problem,
@@ -35,10 +36,12 @@ if TYPE_CHECKING:
     from forethought.planners.mppi import MPPI
     from forethought.planners.shooting import RandomShooting
     from forethought.runs.evaluate import ControlError, LoadedPolicy, evaluate, load
-    from forethought.runs.experiment import Experiment, Result, resume
+    from forethought.runs.experiment import Experiment, Result
+    from forethought.runs.resume import resume
     from forethought.runs.stopping import Until
     from forethought.tasks import catalogue, task
     from forethought.types import Box, Choices, Dataset, Spec, Trajectory, UserError
+    from forethought.worlds.guard import Guard, TransitionError
 
 _WHERE = {
     "algorithms.globally": ("V05", "V10", "V15"),
@@ -51,6 +54,8 @@ _WHERE = {
         "AbstractPlanner",
         "AbstractPolicy",
         "AbstractPrediction",
+        "AbstractWitness",
+        "AbstractWitness",
         "AbstractWorld",
         "Plan",
         "Problem",
@@ -65,10 +70,12 @@ _WHERE = {
     "planners.mppi": ("MPPI",),
     "planners.shooting": ("RandomShooting",),
     "runs.evaluate": ("ControlError", "LoadedPolicy", "evaluate", "load"),
-    "runs.experiment": ("Experiment", "Result", "resume"),
+    "runs.experiment": ("Experiment", "Result"),
+    "runs.resume": ("resume",),
     "runs.stopping": ("Until",),
     "tasks": ("catalogue", "task"),
     "types": ("Box", "Choices", "Dataset", "Spec", "Trajectory", "UserError"),
+    "worlds.guard": ("Guard", "TransitionError"),
 }
 _MODULES = {name: module for module, names in _WHERE.items() for name in names}
 
@@ -88,6 +95,7 @@ __all__ = [
     "AbstractPlanner",
     "AbstractPolicy",
     "AbstractPrediction",
+    "AbstractWitness",
     "AbstractWorld",
     "Box",
     "Choices",
@@ -95,6 +103,7 @@ __all__ = [
     "Dataset",
     "EnsembleLearner",
     "Experiment",
+    "Guard",
     "Imagination",
     "LoadedPolicy",
     "Plan",
@@ -105,6 +114,7 @@ __all__ = [
     "Spec",
     "Task",
     "Trajectory",
+    "TransitionError",
     "Until",
     "UserError",
     "__version__",

@@ -28,6 +28,7 @@ usage: forethought COMMAND ...
   train TASK       learn a controller for a Gymnasium id, module:id, a classic task, or a file of your own
   evaluate DIR     run a saved controller from fixed starts
   resume DIR       go on with a run
+  check TASK       act at random in an environment, and say what is wrong with it and how to mend it
   tasks            list tasks
   info             versions and platform, for bug reports
 
@@ -60,7 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def guarded(command: Callable[[list[str]], int], argv: list[str]) -> int:
     """Run a command and turn what it raises into a sentence and an exit status."""
-    from forethought.types import UserError
+    from forethought.errors import UserError
+    from forethought.runs.files import StorageError
+    from forethought.runs.signals import Stopped
     from forethought.worlds.guard import TransitionError
 
     try:
@@ -71,6 +74,10 @@ def guarded(command: Callable[[list[str]], int], argv: list[str]) -> int:
         return complain(str(error), 2)
     except TransitionError as error:
         return complain(f"{error}{_kept(error)}", 1)
+    except StorageError as error:
+        return complain(f"{error}{_kept(error)}", 1)
+    except Stopped as error:
+        return complain(f"Stopped by {error.signal.name}.{_kept(error)}", 128 + error.signal)
     except KeyboardInterrupt as error:
         return complain(f"Interrupted.{_kept(error)}", 130)
     except SystemExit as stop:
@@ -149,14 +156,24 @@ def train(argv: list[str]) -> int:
 
 def resume(argv: list[str]) -> int:
     """Go on with a run."""
-    from forethought.runs.experiment import resume as go_on
     from forethought.runs.flags import Resume, parse_on_run, read_file
     from forethought.runs.log import display
+    from forethought.runs.resume import resume as go_on
 
-    path, asked = parse_on_run(argv, Resume(), "resume", "Go on with a run, from its newest valid checkpoint.")
+    path, asked, env = parse_on_run(argv, Resume(), "resume", "Go on with a run, from its newest valid checkpoint.")
     begin(asked)
     own = None if asked.experiment is None else read_file(asked.experiment)
-    result = go_on(path, asked.steps, asked.task, own, display(asked.quiet), spoken(["resume", *argv]))
+    result = go_on(
+        path,
+        asked.steps,
+        asked.task,
+        own,
+        display(asked.quiet),
+        command=spoken(["resume", *argv]),
+        base=asked.base,
+        env=env,
+        strict=asked.strict,
+    )
     report_training(None, result, asked)
     return 0
 
@@ -185,15 +202,16 @@ def evaluate(argv: list[str]) -> int:
 
     from forethought.runs.evaluate import evaluate as run_policy
     from forethought.runs.evaluate import starts_for
-    from forethought.runs.experiment import open_run
+    from forethought.runs.experiment import Named, open_run
     from forethought.runs.flags import Evaluate, parse_on_run, read_file
 
     about = "Run a saved controller, without exploration or learning, from the task's fixed starts."
-    path, asked = parse_on_run(argv, Evaluate(), "evaluate", about)
+    path, asked, env = parse_on_run(argv, Evaluate(), "evaluate", about)
     begin(asked)
     began = time.monotonic()
     own = None if asked.experiment is None else read_file(asked.experiment)
-    run = open_run(path, asked.task, own)
+    named, which = Named(asked.task, own, None, env), "best" if asked.best else "newest"
+    run = open_run(path, named, which=which, strict=asked.strict)
     starts = starts_for(run.task, asked.episodes, asked.seed)
     policy = run.algorithm.policy(run.task, run.state)
     found = run_policy(run.task, policy, jr.key(asked.seed or 0), starts)
@@ -266,6 +284,46 @@ def demo(argv: list[str]) -> int:
     return 0
 
 
+def check(argv: list[str]) -> int:
+    """Say what is wrong with an environment."""
+    from forethought.checks.environment import check_environment
+    from forethought.runs.check_flags import parse_check
+    from forethought.tasks import CLASSIC
+    from forethought.types import UserError
+
+    asked = parse_check(argv)
+    begin(asked.flags)
+    try:
+        report = check_environment(asked.target, asked.env, asked.flags.steps, asked.flags.seed, asked.flags.guard)
+    except UserError:
+        # There is no such environment: it may be another task, or a folder.
+        if asked.target in CLASSIC:
+            raise UserError(f"{asked.target} is simulated by Forethought itself; check takes a Gymnasium id.") from None
+        if Path(asked.target).is_dir():
+            return check_directory(Path(asked.target), asked.flags)
+        raise
+    if asked.flags.json:
+        print_json(report.as_dict())
+    else:
+        print(report.text())
+    return 0 if report.ok else 1
+
+
+def check_directory(path: Path, flags: Common) -> int:
+    """Say what in a run directory is not as it was written."""
+    from forethought.runs.directory import existing
+    from forethought.runs.verify import problems
+
+    found = list(problems(existing(path)))
+    if flags.json:
+        print_json({"run": str(path.absolute()), "ok": not found, "problems": found})
+        return 1 if found else 0
+    for i, sentence in enumerate(found, start=1):
+        print(f"{i}. {sentence}")
+    print(f"{len(found)} problems." if found else "Every file is as it was written.")
+    return 1 if found else 0
+
+
 def tasks(argv: list[str]) -> int:
     """List tasks."""
     from forethought.runs.flags import Common, parse
@@ -305,6 +363,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": train,
     "evaluate": evaluate,
     "resume": resume,
+    "check": check,
     "tasks": tasks,
     "info": info,
 }

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 import equinox as eqx
+import numpy as np
 from jaxtyping import Float, Int
 
 from forethought.types import (
@@ -153,11 +154,29 @@ class AbstractPlanner(eqx.Module, Generic[Warm]):
         """Move a warm start one step forward in time: its first action was executed."""
 
 
+class AbstractWitness:
+    """Is shown every transition of a world before the next action is chosen: how a run writes down what happens.
+
+    An error that it raises ends the collection, as an error of the world does.
+    """
+
+    @abstractmethod
+    def began(self, x: np.ndarray, condition: int) -> None:
+        """An episode has begun at the observation x [n]."""
+
+    @abstractmethod
+    def happened(self, u: np.ndarray, y: np.ndarray, reward: float, terminated: bool, truncated: bool) -> None:
+        """One transition: the action as executed [m], and what it led to."""
+
+
 class AbstractWorld(eqx.Module):
     """Where transitions come from: a simulator or a machine.  The only interface that may be impure."""
 
     spec: eqx.AbstractVar[Spec]
     actions: eqx.AbstractVar[Actions]
+    replayable: eqx.AbstractVar[bool]
+    """Whether the same condition and actions give the same episode, bit for bit.  A run that was killed repeats the
+    open episode of such a world; of any other, a machine for one, it keeps what was tried and begins a new one."""
 
     @abstractmethod
     def reset(self, key: RandomKey, condition: int | None = None) -> Cursor:
@@ -177,7 +196,15 @@ class AbstractWorld(eqx.Module):
 
     @abstractmethod
     def fresh(self) -> "AbstractWorld":
-        """An independent copy, so that an evaluation cannot disturb an open training episode."""
+        """An independent copy, so that an evaluation cannot disturb an open training episode.  Nobody watches it."""
+
+    @abstractmethod
+    def watched(self, witness: AbstractWitness) -> "AbstractWorld":
+        """The same world, whose resets and transitions (not those of `rollouts`) the witness sees."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give back what it holds: processes, windows, devices.  The next reset takes them again."""
 
 
 class Task(eqx.Module):
@@ -185,6 +212,7 @@ class Task(eqx.Module):
 
     name: str = eqx.field(static=True)
     world: AbstractWorld
+    """Where episodes are collected, and what `fresh` copies for evaluations are made of."""
     cost: AbstractCost
     limit: int = eqx.field(static=True)
     """Steps after which an episode is truncated."""
@@ -194,6 +222,13 @@ class Task(eqx.Module):
     """The task counts as solved when the mean return over the fixed starts reaches this; None: no such number."""
     success: Callable[[Trajectory], bool] | None = eqx.field(static=True, default=None)
     """Whether one episode succeeded, where return alone does not tell."""
+    beside: tuple[AbstractWorld, ...] = ()
+    """Further copies of the world, with an episode in each at the same time (worker processes)."""
+
+    @property
+    def worlds(self) -> tuple[AbstractWorld, ...]:
+        """All worlds that episodes are collected from."""
+        return (self.world, *self.beside)
 
     @property
     def spec(self) -> Spec:
@@ -202,28 +237,34 @@ class Task(eqx.Module):
         return Spec(n=world.n, m=world.m, extras=self.cost.extras, angles=world.angles)
 
 
+class Open(eqx.Module):
+    """An open episode: where it stands, and what the controller remembers of it."""
+
+    at: Cursor
+    carry: Any = None
+    """The warm start of the next plan, for one; None where no planner has been in charge."""
+    so_far: float = 0.0
+    """Return so far."""
+
+
 class RunState(eqx.Module, Generic[Fitted]):
     """Everything a run needs to go on.
 
-    Between episodes `at` and `carry` are None; the tree, shapes and dtypes of the rest never change, but for the
-    dataset's capacity, which doubles.
+    Between episodes `open` is None; the tree, shapes and dtypes of the rest never change, but for the dataset's
+    capacity, which doubles.
     """
 
     key: RandomKey
     fits: Int[Array, ""]
     """How often the model was fitted so far."""
     episodes: Int[Array, ""]
-    """Episodes finished so far."""
+    """Episodes finished so far.  Those that are open are numbered from here on, one per world."""
     steps: Int[Array, ""]
     """Environment steps so far, the first random ones included."""
     data: Dataset
     fitted: Fitted
-    at: Cursor | None = None
-    """Where the open episode stands."""
-    carry: Any = None
-    """What the controller remembers within the open episode (the warm start of the next plan)."""
-    so_far: Float[Array, ""] | float = 0.0
-    """Return of the open episode so far."""
+    open: tuple[Open, ...] | None = None
+    """The open episodes, one per world of the task: they begin together, and the last one to end closes them all."""
 
 
 class AbstractAlgorithm(eqx.Module):
@@ -234,10 +275,10 @@ class AbstractAlgorithm(eqx.Module):
         """The state before the first step, with no data."""
 
     @abstractmethod
-    def step(self, task: Task, state: RunState, limit: int) -> tuple[RunState, Trajectory | None, Metrics]:
-        """One turn of the loop: fit, plan, execute, append; with the transitions that were executed.
+    def step(self, task: Task, state: RunState, limit: int) -> tuple[RunState, Metrics]:
+        """One turn of the loop: fit, plan, execute, append.
 
-        It takes at most `limit` environment steps and stops at the end of an episode at the latest.  With limit = 0
+        It takes at most `limit` environment steps and stops at the end of the episodes at the latest.  With limit = 0
         it only learns from the data at hand: that is how the controller "held after step k" is made.
         """
 

@@ -16,7 +16,8 @@ from forethought.costs.quadratic import Quadratic
 from forethought.costs.saturating import CartPoleSwingUpCost, Saturating
 from forethought.types import Trajectory, UserError
 from forethought.worlds import classic
-from forethought.worlds.gym import gym_world
+from forethought.worlds.guard import Guard
+from forethought.worlds.gym import GymWorld, gym_world
 from forethought.worlds.simulated import SimulatedWorld
 from forethought.worlds.source import find
 
@@ -129,6 +130,30 @@ def task(
         limit=world.limit,
         threshold=None if threshold is None else float(threshold),
     )
+
+
+def equip(task: Task, guard: Guard, workers: int, *, replayable: bool) -> Task:
+    """The task with settings of its Gymnasium environment: what it may return, in how many worker processes it runs
+    (1: in this process), and whether it can be replayed.  Any other world has its own.
+
+    Raises `UserError` if there are to be workers for a world that is not a Gymnasium environment.
+    """
+    world = task.world
+    if not isinstance(world, GymWorld):
+        if workers > 1:
+            raise UserError(
+                f"workers is {workers}, but {task.name} is simulated in this process; only Gymnasium environments have "
+                "worker processes."
+            )
+        return task
+    if workers == 1 and guard == world.source.guard and replayable == world.replayable:
+        return task
+    world.close()
+    source = dataclasses.replace(world.source, guard=guard)
+    deadline = guard.deadline if workers > 1 else None
+    made = dataclasses.replace(world, source=source, replayable=replayable, deadline=deadline)
+    first, *others = (made.fresh() for _ in range(workers))
+    return dataclasses.replace(task, world=first, beside=tuple(others))
 
 
 def catalogue() -> dict[str, str]:

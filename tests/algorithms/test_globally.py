@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import equinox as eqx
 import jax
 import jax.random as jr
@@ -7,12 +9,13 @@ import numpy as np
 import pytest
 
 from forethought.algorithms.globally import V05, V10, V15
-from forethought.core import AbstractPolicy
+from forethought.core import AbstractPolicy, AbstractWitness
 from forethought.math.act import act, start
 from forethought.math.rollout import Imagination
 from forethought.models.ensemble import EnsembleLearner
 from forethought.planners.icem import ICEM
 from forethought.tasks import task
+from forethought.worlds.recorder import Recorder, joined
 
 SMALL = ICEM(Imagination(particles=2), samples=8, elites=4, iterations=1, kept=2)
 LEARNER = EnsembleLearner(members=2, width=8, depth=1, gradient_steps=10)
@@ -30,16 +33,44 @@ def pendulum():
 
 
 def turns(algorithm, target, count, budget=10_000, seed=0):
+    """(state, what the world was seen to do, metrics) of each turn."""
+    seen = Seen()
+    target = dataclasses.replace(target, world=target.world.watched(seen))
     state, out = algorithm.init(target, jr.key(seed)), []
     for _ in range(count):
-        state, trajectory, metrics = algorithm.step(target, state, budget)
-        out.append((state, trajectory, metrics))
+        state, metrics = algorithm.step(target, state, budget)
+        out.append((state, seen.taken(), metrics))
     return out
 
 
+class Seen(AbstractWitness):
+    """Every transition, in order, whether a dataset has it or not."""
+
+    def __init__(self):
+        self.pieces = []
+        self.record = None
+
+    def began(self, x, condition):
+        self.record = Recorder(x, 1, 0, condition)
+        self.pieces.append(self.record)
+
+    def happened(self, u, y, reward, terminated, truncated):
+        self.record.add(u, y, reward, terminated, truncated)
+
+    def taken(self):
+        """The transitions since the last call, with their steps of the episode."""
+        found = joined([piece.trajectory() for piece in self.pieces])
+        self.record = Recorder(self.record.y[-1] if self.record.y else self.record.x, 1, self._next(), 0)
+        self.pieces = [self.record]
+        return found
+
+    def _next(self):
+        return self.record.t + len(self.record.reward)
+
+
 def shapes(state):
-    """Structure, shapes and dtypes of what must not change (the open episode comes and goes)."""
-    fixed = eqx.tree_at(lambda s: (s.at, s.carry, s.so_far), state, (None, None, 0.0), is_leaf=lambda v: v is None)
+    """Structure, shapes and dtypes of what must not change (the open episodes come and go)."""
+    fixed = eqx.tree_at(lambda s: s.open, state, None, is_leaf=lambda v: v is None)
     return jax.tree.structure(fixed), [(v.shape, v.dtype) for v in jax.tree.leaves(eqx.filter(fixed, eqx.is_array))]
 
 
@@ -56,16 +87,30 @@ def test_steps_add_up_and_the_state_keeps_its_tree(algorithm, pendulum) -> None:
 
 @pytest.mark.parametrize("algorithm", ALL)
 def test_a_turn_never_exceeds_its_limit_nor_the_episode(algorithm, pendulum) -> None:
-    state = algorithm.init(pendulum, jr.key(1))
+    seen = Seen()
+    watched = dataclasses.replace(pendulum, world=pendulum.world.watched(seen))
+    state = algorithm.init(watched, jr.key(1))
     for limit in (7, 1, 100, 100, 3, 100):
         before = state
-        state, trajectory, _ = algorithm.step(pendulum, state, limit)
-        assert 1 <= trajectory.length <= limit
+        state, metrics = algorithm.step(watched, state, limit)
+        trajectory = seen.taken()
+        assert 1 <= trajectory.length == metrics["steps"] <= limit
         assert np.all(np.diff(trajectory.t) == 1), "a turn lies within one episode"
-        if before.at is not None:
-            assert trajectory.t[0] == int(before.at.t), "an open episode is continued where it stands"
+        if before.open is not None:
+            (lane,) = before.open
+            assert trajectory.t[0] == int(lane.at.t), "an open episode is continued where it stands"
+            assert np.array_equal(trajectory.x[0], lane.at.x)
         else:
             assert trajectory.t[0] == 0
+        assert (state.open is None) == bool(trajectory.truncated[-1])
+
+
+def test_the_return_so_far_is_that_of_the_open_episode(pendulum) -> None:
+    algorithm = V15(planner=SMALL, learner=LEARNER, base_steps=10, refit_every=20, horizon=4)
+    (first, early, _), (second, late, _), (third, _, _) = turns(algorithm, pendulum, 3)
+    assert first.open[0].so_far == pytest.approx(early.reward.sum(), rel=1e-12)
+    assert second.open[0].so_far == pytest.approx(early.reward.sum() + late.reward.sum(), rel=1e-12)
+    assert third.open is None
 
 
 def test_v05_fits_once_and_learns_nothing_from_what_it_executes(pendulum) -> None:
@@ -80,7 +125,7 @@ def test_v10_appends_every_episode_and_refits_between_them(pendulum) -> None:
     history = turns(V10(planner=SMALL, learner=LEARNER, base_steps=50), pendulum, 4)
     assert [int(state.data.count) for state, _, _ in history] == [50, 100, 150, 200]
     assert [int(state.fits) for state, _, _ in history] == [0, 1, 2, 3]
-    assert all(state.at is None for state, _, _ in history)
+    assert all(state.open is None for state, _, _ in history)
 
 
 def test_v15_refits_inside_the_episode_and_keeps_its_warm_plan(pendulum) -> None:
@@ -91,9 +136,9 @@ def test_v15_refits_inside_the_episode_and_keeps_its_warm_plan(pendulum) -> None
         (50, 2, 1),
         (70, 3, 1),
     ]
-    assert history[0][0].carry is None, "the base policy leaves no warm plan"
-    assert history[1][0].carry is not None
-    assert history[2][0].carry is None, "no plan outlives its episode"
+    assert history[0][0].open[0].carry is None, "the base policy leaves no warm plan"
+    assert history[1][0].open[0].carry is not None
+    assert history[2][0].open is None, "no plan outlives its episode"
 
 
 def test_v15_executes_what_mpc_would_do(pendulum) -> None:
@@ -108,15 +153,16 @@ def test_v15_executes_what_mpc_would_do(pendulum) -> None:
     for x, t, u in zip(trajectory.x, trajectory.t, trajectory.u, strict=True):
         planned, carry = act(policy, carry, x, t)
         np.testing.assert_allclose(planned, u, rtol=1e-6)
-    np.testing.assert_array_equal(carry.warm.mean, after.carry.warm.mean)
+    np.testing.assert_array_equal(carry.warm.mean, after.open[0].carry.warm.mean)
 
 
 @pytest.mark.parametrize("algorithm", ALL)
 def test_limit_zero_learns_and_takes_no_step(algorithm, pendulum) -> None:
     state = turns(algorithm, pendulum, 1)[-1][0]
-    held, trajectory, _ = algorithm.step(pendulum, state, 0)
-    assert trajectory is None
+    held, metrics = algorithm.step(pendulum, state, 0)
+    assert "steps" not in metrics
     assert int(held.steps) == int(state.steps)
+    assert int(held.data.count) == int(state.data.count)
     assert int(held.fits) == int(state.fits) + 1
     changed = jax.tree.map(np.array_equal, held.fitted.model, state.fitted.model)
     assert not all(jax.tree.leaves(changed))
@@ -158,7 +204,7 @@ def test_nothing_compiles_after_the_first_planned_turns(algorithm, pendulum) -> 
     state = algorithm.init(pendulum, jr.key(3))
     counts = []
     for _ in range(9):
-        state, _, _ = algorithm.step(pendulum, state, 20)
+        state, _ = algorithm.step(pendulum, state, 20)
         counts.append(len(compiled))
     assert int(state.episodes) >= 2, "a change of episode is part of what must not compile"
     assert counts[5] >= 2, "the listener hears neither the fit nor the plan"

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from fakes import as_dataset, as_trajectory
-from forethought.models.ensemble import EnsembleLearner, _fit, _row_weights, _sample_rows
+from forethought.models.ensemble import EnsembleLearner, _fit, _lower_median, _row_weights, _sample_rows
 from forethought.types import Spec
 
 ZERO = jnp.zeros((), jnp.int32)
@@ -214,3 +214,125 @@ def test_holdout_numbers_come_from_rows_a_member_never_saw() -> None:
     without = eqx.tree_at(lambda v: (v.bootstrap, v.holdout), learner, (False, 0.0))
     _, metrics = without.fit(fitted, data, jr.key(2))
     assert np.all(np.isnan(np.asarray(metrics["holdout_mse"]))), "every row was seen: no flattering number"
+
+
+BRIEF = EnsembleLearner(gradient_steps=3, members=4, width=6, depth=1)
+ROWS = as_dataset(Spec(2, 1), as_trajectory(*pendulum_like(80)))
+
+
+def begun(learner=BRIEF):
+    return learner.init(Spec(2, 1), jr.key(0))
+
+
+def with_weights(fitted, member, value):
+    """One member's first weights replaced."""
+    where = lambda f: f.model.members.layers[0].weight
+    return eqx.tree_at(where, fitted, where(fitted).at[member].set(value))
+
+
+def with_offset(fitted, members, value):
+    """What these members predict is off by this much, in scaled units."""
+    where = lambda f: f.model.members.layers[-1].bias
+    return eqx.tree_at(where, fitted, where(fitted).at[jnp.asarray(members), :2].set(value))
+
+
+def all_finite(tree) -> bool:
+    return all(np.isfinite(v).all() for v in jax.tree.leaves(tree) if eqx.is_inexact_array(v))
+
+
+def rows_of(tree, members):
+    return [np.asarray(v)[members] for v in jax.tree.leaves((tree.model.members, tree.optimiser))]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("sick", [[1], [0, 3], [0, 1, 2, 3]])
+def test_a_member_that_is_not_finite_starts_anew(sick, value) -> None:
+    fitted, _ = BRIEF.fit(begun(), ROWS, jr.key(1))
+    programs = _fit._cached._cache_size()
+    plain, _ = BRIEF.fit(fitted, ROWS, jr.key(2))
+    after, metrics = BRIEF.fit(with_weights(fitted, jnp.asarray(sick), value), ROWS, jr.key(2))
+    assert _fit._cached._cache_size() == programs
+    assert all_finite(after)
+    assert (int(metrics["dropped"]), bool(metrics["failed"])) == (0, False)
+    assert bool(jnp.all(after.model.healthy))
+    others = [i for i in range(4) if i not in sick]
+    for a, b in zip(rows_of(after, others), rows_of(plain, others), strict=True):
+        np.testing.assert_array_equal(a, b)
+    first = np.asarray(after.model.members.layers[0].weight)
+    assert len({first[i].tobytes() for i in range(4)}) == 4, "new members differ from each other and from the old"
+
+
+def test_a_member_that_breaks_during_a_fit_is_dropped_and_starts_anew_in_the_next() -> None:
+    fitted, _ = BRIEF.fit(begun(), ROWS, jr.key(1))
+    broken = with_weights(fitted, 2, 1e30)  # finite, and its loss is not
+    after, metrics = BRIEF.fit(broken, ROWS, jr.key(2))
+    assert (int(metrics["dropped"]), bool(metrics["failed"])) == (1, False)
+    assert after.model.healthy.tolist() == [True, True, False, True]
+    assert all_finite(after)
+    again, metrics = BRIEF.fit(after, ROWS, jr.key(3))
+    assert int(metrics["dropped"]) == 0
+    assert np.abs(np.asarray(again.model.members.layers[0].weight)).max() < 10.0
+
+
+@pytest.mark.parametrize(
+    ("members", "off", "healthy"),
+    [
+        ([1], 100.0, [True, False, True, True]),
+        ([0, 1, 2], 100.0, [True, True, True, True]),  # most of them agree: nobody is the odd one
+        ([0, 1], 100.0, [False, False, True, True]),
+        ([1], 0.5, [True, True, True, True]),
+        ([0, 1, 2, 3], 100.0, [True, True, True, True]),
+    ],
+)
+def test_a_member_that_is_absurd_is_dropped(members, off, healthy) -> None:
+    after, metrics = BRIEF.fit(with_offset(begun(), members, off), ROWS, jr.key(1))
+    assert after.model.healthy.tolist() == healthy
+    assert int(metrics["dropped"]) == 4 - sum(healthy)
+    assert not bool(metrics["failed"])
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 8])
+def test_the_lower_median_of_some(count) -> None:
+    values = np.random.default_rng(count).normal(size=8).astype(np.float32)
+    values[3] = values[5]
+    among = np.arange(8) < count
+    expected = np.sort(values[:count])[(count - 1) // 2]
+    assert float(_lower_median(jnp.asarray(values), jnp.asarray(among))) == expected
+
+
+def test_a_fit_in_which_all_members_break_changes_nothing() -> None:
+    fitted, _ = BRIEF.fit(begun(), ROWS, jr.key(1))
+    broken = with_weights(fitted, slice(None), 1e30)
+    after, metrics = BRIEF.fit(broken, ROWS, jr.key(2))
+    assert (int(metrics["dropped"]), bool(metrics["failed"])) == (4, True)
+    same = jax.tree.map(np.array_equal, (after.model, after.optimiser), (broken.model, broken.optimiser))
+    assert all(jax.tree.leaves(same))
+
+
+MASKS = [[True, False, True, True], [False, False, False, True], [True, True, False, False], [True] * 4]
+
+
+@pytest.mark.parametrize("mask", MASKS, ids=str)
+def test_only_healthy_members_speak(mask) -> None:
+    model = with_weights(begun(), jnp.asarray([i for i in range(4) if not mask[i]] or [9]), np.nan).model
+    model = eqx.tree_at(lambda m: m.healthy, model, jnp.asarray(mask))
+    x, u = jnp.array([0.5, -0.4]), jnp.array([0.5])
+    each = jax.vmap(lambda member: member.predict(x, u, ZERO))(model.members)
+    mean, var = np.asarray(each.mean, float)[mask], np.asarray(each.std, float)[mask] ** 2
+    whole = model.predict(x, u, ZERO)
+    np.testing.assert_allclose(whole.mean, mean.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(whole.std, np.sqrt(var.mean(0) + mean.var(0)), rtol=1e-5)
+    for particles in (1, 3, 5, 12):
+        drawn = np.asarray(model.draw(jr.key(particles), particles).layers[0].weight)
+        counts = [sum(np.array_equal(b, w) for b in drawn) for w in np.asarray(model.members.layers[0].weight)]
+        heard = np.asarray(counts)[mask]
+        assert heard.sum() == particles
+        assert heard.max() - heard.min() <= 1
+
+
+def test_if_nobody_is_healthy_every_belief_is_nan() -> None:
+    model = eqx.tree_at(lambda m: m.healthy, begun().model, jnp.zeros(4, bool))
+    x, u = jnp.array([0.5, -0.4]), jnp.array([0.5])
+    drawn = model.draw(jr.key(0), 3)
+    assert np.isnan(jax.vmap(lambda member: member.predict(x, u, ZERO).mean)(drawn)).all()
+    assert np.isnan(model.predict(x, u, ZERO).mean).all()

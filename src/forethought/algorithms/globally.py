@@ -20,7 +20,8 @@ from forethought.math.dataset import empty
 from forethought.models.ensemble import EnsembleLearner
 from forethought.planners.icem import ICEM
 from forethought.planners.mpc import MPC, Planning, PlanOnce
-from forethought.types import Metrics, RandomKey, Trajectory
+from forethought.planners.standby import Safe
+from forethought.types import Metrics, RandomKey
 
 
 def unfitted(learner: AbstractLearner, task: Task, key: RandomKey) -> RunState:
@@ -39,6 +40,7 @@ def planning(algorithm: V05 | V10 | V15, task: Task, state: RunState, horizon: i
         actions=task.world.actions,
         horizon=horizon,
         discount=algorithm.discount,
+        safe=algorithm.safe,
     )
 
 
@@ -52,19 +54,22 @@ class V05(AbstractAlgorithm):
     base_steps: int = 200
     """Steps of the base policy before the fit, in whole episodes."""
     discount: float = 1.0
+    safe: Safe = "zero"
+    """What is done when there is no plan to trust: zero (the allowed action nearest to it), hold (the last action
+    again), or, in Python, a policy."""
 
     def init(self, task: Task, key: RandomKey) -> RunState:
         """No data yet."""
         return unfitted(self.learner, task, key)
 
-    def step(self, task: Task, state: RunState, limit: int) -> tuple[RunState, Trajectory | None, Metrics]:
+    def step(self, task: Task, state: RunState, limit: int) -> tuple[RunState, Metrics]:
         """Algorithm 1 of the lecture: one base episode, or one planned one."""
         if int(state.data.count) < self.base_steps and limit > 0:
             return execute(base_policy(self.base, task), task, state, limit, grow=True)  # 1
         state, fit = learn(self.learner, state) if int(state.fits) == 0 else (state, {})  # 2
         policy = self.policy(task, state)  # 3
-        state, trajectory, run = execute(policy, task, state, limit, grow=False)  # 4
-        return state, trajectory, fit | run
+        state, run = execute(policy, task, state, limit, grow=False)  # 4
+        return state, fit | run
 
     def policy(self, task: Task, state: RunState) -> AbstractPolicy:
         """A plan for the whole episode, made from its first state."""
@@ -81,19 +86,22 @@ class V10(AbstractAlgorithm):
     base_steps: int = 200
     """Steps of the base policy before the first plan, in whole episodes."""
     discount: float = 1.0
+    safe: Safe = "zero"
+    """What is done when there is no plan to trust: zero (the allowed action nearest to it), hold (the last action
+    again), or, in Python, a policy."""
 
     def init(self, task: Task, key: RandomKey) -> RunState:
         """No data yet."""
         return unfitted(self.learner, task, key)
 
-    def step(self, task: Task, state: RunState, limit: int) -> tuple[RunState, Trajectory | None, Metrics]:
+    def step(self, task: Task, state: RunState, limit: int) -> tuple[RunState, Metrics]:
         """Algorithm 2 of the lecture: one episode."""
         if int(state.data.count) < self.base_steps and limit > 0:
             return execute(base_policy(self.base, task), task, state, limit, grow=True)  # 1
         state, fit = learn(self.learner, state)  # 2
         policy = self.policy(task, state)  # 3
-        state, trajectory, run = execute(policy, task, state, limit, grow=True)  # 4 5
-        return state, trajectory, fit | run
+        state, run = execute(policy, task, state, limit, grow=True)  # 4 5
+        return state, fit | run
 
     def policy(self, task: Task, state: RunState) -> AbstractPolicy:
         """A plan for the whole episode, made from its first state."""
@@ -114,19 +122,22 @@ class V15(AbstractAlgorithm):
     horizon: int = 20
     """Steps that a plan looks ahead."""
     discount: float = 1.0
+    safe: Safe = "zero"
+    """What is done when there is no plan to trust: zero (the allowed action nearest to it), hold (the last action
+    again), or, in Python, a policy."""
 
     def init(self, task: Task, key: RandomKey) -> RunState:
         """No data yet."""
         return unfitted(self.learner, task, key)
 
-    def step(self, task: Task, state: RunState, limit: int) -> tuple[RunState, Trajectory | None, Metrics]:
+    def step(self, task: Task, state: RunState, limit: int) -> tuple[RunState, Metrics]:
         """Algorithm 3 of the lecture: one round of its outer loop."""
         if (missing := min(limit, self.base_steps - int(state.data.count))) > 0:
             return execute(base_policy(self.base, task), task, state, missing, grow=True)  # 1
         state, fit = learn(self.learner, state)  # 2
         policy, steps = self.policy(task, state), min(limit, self.refit_every)
-        state, trajectory, run = execute(policy, task, state, steps, grow=True)  # 3 4 5
-        return state, trajectory, fit | run
+        state, run = execute(policy, task, state, steps, grow=True)  # 3 4 5
+        return state, fit | run
 
     def policy(self, task: Task, state: RunState) -> AbstractPolicy:
         """MPC on the model at hand."""

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import TypeVar
 
 import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
-from forethought.core import AbstractLearner, AbstractPolicy, RunState, Task
+from forethought.core import AbstractLearner, AbstractPolicy, AbstractWorld, Open, RunState, Task
 from forethought.math.act import start
 from forethought.math.dataset import append
+from forethought.math.finite import nan_appeared
 from forethought.math.model_error import model_error
 from forethought.planners.mpc import MPC, MPCCarry, PlanOnce, PlanOnceCarry, planning_metrics
 from forethought.policies.excitation import RandomPolicy
-from forethought.types import Metrics, Trajectory
+from forethought.types import Metrics, RandomKey, Trajectory
+
+R = TypeVar("R")
+COUNTED = ("plan_failures", "plan_ties")
+"""Metrics of planning that are summed over episodes; of the others the first world's is shown."""
 
 
 def base_policy(base: AbstractPolicy | None, task: Task) -> AbstractPolicy:
@@ -24,62 +32,130 @@ def base_policy(base: AbstractPolicy | None, task: Task) -> AbstractPolicy:
 
 
 def learn(learner: AbstractLearner, state: RunState) -> tuple[RunState, Metrics]:
-    """Fit the model to all data of the state."""
+    """Fit the model to all data of the state.
+
+    A fit that brings NaN into the state has failed: the old model is kept, the count of fits stays, and `fit_failed`
+    says so, whatever the learner.
+    """
     key, k_fit = jr.split(state.key)
     began = time.perf_counter()
-    fitted, metrics = learner.fit(state.fitted, state.data, k_fit)
-    metrics = {f"fit_{name}": np.asarray(value).tolist() for name, value in metrics.items()}
+    fitted, found = learner.fit(state.fitted, state.data, k_fit)
+    metrics = {f"fit_{name}": np.asarray(value).tolist() for name, value in found.items()}
+    spoiled = nan_appeared(fitted, state.fitted)
+    metrics["fit_failed"] = spoiled or bool(metrics.get("fit_failed", False))
     metrics["fit_seconds"] = time.perf_counter() - began
-    keep = lambda s: (s.key, s.fits, s.fitted)
-    return eqx.tree_at(keep, state, (key, state.fits + 1, fitted)), metrics
+    fits, fitted = (state.fits, state.fitted) if spoiled else (state.fits + 1, fitted)
+    return eqx.tree_at(lambda s: (s.key, s.fits, s.fitted), state, (key, fits, fitted)), metrics
 
 
-def execute(
-    policy: AbstractPolicy, task: Task, state: RunState, steps: int, *, grow: bool
-) -> tuple[RunState, Trajectory | None, Metrics]:
-    """Run the policy for at most `steps` steps, in the open episode or in a fresh one, and append them if `grow`.
+def execute(policy: AbstractPolicy, task: Task, state: RunState, steps: int, *, grow: bool) -> tuple[RunState, Metrics]:
+    """Run the policy for at most `steps` steps, in the open episodes or in fresh ones, and append them if `grow`.
+
+    With several worlds the steps are shared out among the open episodes; one that has ended waits for the others.  What
+    is appended, and in which order, does not depend on which world was faster.
+    """
+    if steps == 0:
+        return state, {}
+    key, k_reset, k_start, k_run = jr.split(state.key, 4)
+    before = state.open or (None,) * len(task.worlds)
+    shares = share(steps, [lane is None or not bool(lane.at.done) for lane in before])
+    plans = isinstance(policy, (MPC, PlanOnce))
+
+    def one(lane: int) -> tuple[Trajectory | None, Open | None]:
+        # The first world's keys are those of a run with one world.
+        own = [k if lane == 0 else jr.fold_in(k, lane) for k in (k_reset, k_start, k_run)]
+        return _piece(policy, task.worlds[lane], before[lane], (own[0], own[1], own[2]), shares[lane])
+
+    began = time.perf_counter()
+    results = together(one, task.worlds)
+    seconds = time.perf_counter() - began
+    data, taken = state.data, 0
+    for lane, (trajectory, _) in enumerate(results):
+        if trajectory is not None:
+            taken += trajectory.length
+            data = append(data, trajectory, int(state.episodes) + lane) if grow else data
+    lanes = tuple(lane for _, lane in results)
+    ended = all(lane is not None and bool(lane.at.done) for lane in lanes)
+    metrics: Metrics = {"planned": plans, "steps": taken, "step_seconds": seconds / max(taken, 1)}
+    metrics |= _planning(task, policy, state, results)
+    if ended:
+        metrics["return"] = float(np.mean([lane.so_far for lane in lanes if lane is not None]))
+    after = RunState(
+        key=key,
+        fits=state.fits,
+        episodes=state.episodes + jnp.int32(len(lanes) if ended else 0),
+        steps=state.steps + jnp.int32(taken),
+        data=data,
+        fitted=state.fitted,
+        open=None if ended else lanes,
+    )
+    return after, metrics
+
+
+def share(steps: int, open_: Sequence[bool]) -> list[int]:
+    """So many steps shared out among the open episodes, the first ones getting the rest."""
+    count = sum(open_)
+    parts = iter([steps // count + (i < steps % count) for i in range(count)]) if count else iter(())
+    return [next(parts) if each else 0 for each in open_]
+
+
+def _piece(
+    policy: AbstractPolicy,
+    world: AbstractWorld,
+    lane: Open | None,
+    keys: tuple[RandomKey, ...],
+    steps: int,
+) -> tuple[Trajectory | None, Open | None]:
+    """At most so many steps in one world, and where its episode stands then.
 
     A policy without a carry (the episode has just begun, or another policy was in charge) takes over afresh.
     """
     if steps == 0:
-        return state, None, {}
-    key, k_reset, k_start, k_run = jr.split(state.key, 4)
-    at = task.world.reset(k_reset) if state.at is None else state.at
+        return None, lane
+    k_reset, k_start, k_run = keys
     plans = isinstance(policy, (MPC, PlanOnce))
-    carry = start(policy, at.x, k_start) if state.carry is None or not plans else state.carry
-    began = time.perf_counter()
-    trajectory, carry, at = task.world.collect(policy, carry, at, k_run, steps)
-    seconds = time.perf_counter() - began
-    done, score = bool(at.done), float(state.so_far) + float(np.sum(trajectory.reward))
-    data = append(state.data, trajectory, int(state.episodes)) if grow else state.data
-    metrics: Metrics = {
-        "planned": plans,
-        "steps": trajectory.length,
-        "step_seconds": seconds / trajectory.length,
-        **_planning(task, policy, carry, state, trajectory),
-    }
-    if done:
-        metrics |= {"return": score, "terminated": bool(trajectory.terminated[-1])}
-    after = RunState(
-        key=key,
-        fits=state.fits,
-        episodes=state.episodes + jnp.int32(done),
-        steps=state.steps + jnp.int32(trajectory.length),
-        data=data,
-        fitted=state.fitted,
-        at=None if done else at,
-        carry=carry if plans and not done else None,
-        so_far=0.0 if done else score,
-    )
-    return after, trajectory, metrics
+    lane = Open(world.reset(k_reset)) if lane is None else lane
+    carry = start(policy, lane.at.x, k_start) if lane.carry is None or not plans else lane.carry
+    trajectory, carry, at = world.collect(policy, carry, lane.at, k_run, steps)
+    score = lane.so_far + float(np.sum(trajectory.reward))
+    return trajectory, Open(at, carry if plans else None, score)
 
 
-def _planning(task: Task, policy: AbstractPolicy, carry: object, state: RunState, trajectory: Trajectory) -> Metrics:
-    """Metrics that only a planned piece of an episode has: its plans, and how wrong the model was about it."""
-    if not isinstance(policy, (MPC, PlanOnce)) or not isinstance(carry, (MPCCarry, PlanOnceCarry)):
+def together(one: Callable[[int], R], worlds: Sequence[AbstractWorld]) -> list[R]:
+    """`one` of every world's number, at the same time where there are several worlds (threads: the work is theirs).
+
+    All are waited for before the first error, in the order of the worlds, is raised.  What is not an error of a world
+    (Ctrl-C) closes the worlds, so that no thread is left waiting for one.
+    """
+    if len(worlds) == 1:
+        return [one(0)]
+    with ThreadPoolExecutor(len(worlds)) as pool:
+        futures = [pool.submit(one, lane) for lane in range(len(worlds))]
+        try:
+            wait(futures)
+        except BaseException:
+            for world in worlds:
+                world.close()
+            raise
+    return [future.result() for future in futures]
+
+
+def _planning(
+    task: Task, policy: AbstractPolicy, state: RunState, results: Sequence[tuple[Trajectory | None, Open | None]]
+) -> Metrics:
+    """Metrics that only planned pieces of episodes have: their plans, and how wrong the model was about the first."""
+    planned = [
+        (trajectory, lane.carry)
+        for trajectory, lane in results
+        if trajectory is not None and lane is not None and isinstance(lane.carry, (MPCCarry, PlanOnceCarry))
+    ]
+    if not planned or not isinstance(policy, (MPC, PlanOnce)):
         return {}
+    each = [planning_metrics(carry) for _, carry in planned]
+    first = {name: np.asarray(value).tolist() for name, value in each[0].items()}
+    counts = {name: sum(int(one[name]) for one in each) for name in first if name in COUNTED}
+    trajectory = planned[0][0]
     rows = 1 << max(trajectory.length - 1, 31).bit_length()
     seen = np.asarray(state.data.x)[: int(state.data.count)]
     scale = np.maximum(seen.std(axis=0), 1e-6) if len(seen) else np.ones(task.spec.n)
-    planned = {name: np.asarray(value).tolist() for name, value in planning_metrics(carry).items()}
-    return planned | model_error(policy.planning.dynamics, trajectory, task.spec, rows, scale)
+    return first | counts | model_error(policy.planning.dynamics, trajectory, task.spec, rows, scale)

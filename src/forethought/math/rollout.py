@@ -9,7 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Float, Key, PyTree
+from jaxtyping import Bool, Float, Int, Key, PyTree
 
 from forethought.core import AbstractCost, AbstractDynamics, Problem
 from forethought.types import Action, Array, Flag, RandomKey, Scalar, State, Time
@@ -140,16 +140,53 @@ def _step(
     return y, charged, cost.alive(y)
 
 
-def score(how: Imagination, problem: Problem, z: Float[Array, "N H d"], key: RandomKey) -> Float[Array, " N"]:
-    """What each of N plans in search coordinates costs: mean + risk * std over particles, +inf if not finite."""
+class Scored(NamedTuple):
+    """What N plans cost, and what is to be known about it."""
+
+    costs: Float[Array, " N"]
+    """mean + risk * std over particles; +inf if that is not finite."""
+    left_out: Int[Array, ""]
+    """Particles in which no plan at all had a finite cost."""
+    tied: Bool[Array, ""]
+    """Whether all plans cost the same finite number: there was nothing to choose between."""
+
+
+def appraise(how: Imagination, problem: Problem, z: Float[Array, "N H d"], key: RandomKey) -> Scored:
+    """What each of N plans in search coordinates costs in the model.
+
+    A particle in which no plan has a finite cost says nothing about which of them is best: it is sick (a member of an
+    ensemble that has become NaN, say) and left out of mean and spread.  If all are, every plan costs +inf.  A plan
+    that is not finite in a particle in which others are costs +inf: the fault is the plan's.  With "ts-1" every
+    particle passes through every belief, so that one sick belief makes all particles sick.
+    """
     k_draw, k_roll = jr.split(key)
     dynamics = problem.dynamics.draw(k_draw, how.particles)
     us = jax.vmap(jax.vmap(problem.actions.decode))(z)
-    costs = imagine(how, dynamics, problem, us, k_roll)
-    total = jnp.mean(costs, axis=0)
-    if how.risk != 0.0:
-        total = total + how.risk * jnp.std(costs, axis=0)
-    return jnp.where(jnp.isfinite(total), total, jnp.inf)
+    each = imagine(how, dynamics, problem, us, k_roll)
+    healthy = jnp.any(jnp.isfinite(each), axis=1)
+    total = jnp.where(jnp.all(healthy), _ranked(how, each), _ranked_without(how, each, healthy))
+    costs = jnp.where(jnp.isfinite(total), total, jnp.inf)
+    left_out = jnp.sum(~healthy, dtype=jnp.int32)
+    return Scored(costs, left_out, jnp.isfinite(costs[0]) & jnp.all(costs == costs[0]))
+
+
+def _ranked(how: Imagination, each: Float[Array, "P N"]) -> Float[Array, " N"]:
+    """mean + risk * std over particles."""
+    total = jnp.mean(each, axis=0)
+    return total if how.risk == 0.0 else total + how.risk * jnp.std(each, axis=0)
+
+
+def _ranked_without(how: Imagination, each: Float[Array, "P N"], healthy: Bool[Array, " P"]) -> Float[Array, " N"]:
+    """The same over the healthy particles; NaN if there is none."""
+    # Their own formula: with the plain one, a count that is not known when compiling would round differently.
+    mean = lambda v: jnp.sum(jnp.where(healthy[:, None], v, 0.0), axis=0) / jnp.sum(healthy, dtype=v.dtype)
+    total = mean(each)
+    return total if how.risk == 0.0 else total + how.risk * jnp.sqrt(mean((each - total) ** 2))
+
+
+def score(how: Imagination, problem: Problem, z: Float[Array, "N H d"], key: RandomKey) -> Float[Array, " N"]:
+    """The costs of `appraise`, for a planner that has no use for the rest."""
+    return appraise(how, problem, z, key).costs
 
 
 def predict_ahead(dynamics: AbstractDynamics, x0: State, us: Float[Array, "H m"], t0: Time) -> Float[Array, "H n"]:

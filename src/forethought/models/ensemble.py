@@ -1,11 +1,18 @@
-"""The probabilistic ensemble: Gaussian networks that agree where there are data and differ where there are none."""
+"""The probabilistic ensemble: Gaussian networks that agree where there are data and differ where there are none.
+
+One member that goes wrong must not spoil the others: each is judged after every fit, and predictions and plans are made
+of the healthy ones.
+"""
 
 from __future__ import annotations
+
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 import optax
 from jaxtyping import Bool, Float, Int, PyTree
 
@@ -15,11 +22,18 @@ from forethought.models.network import GaussianNetwork, init_network
 from forethought.models.scaling import features, fit_scaler, targets
 from forethought.types import Action, Array, Dataset, Metrics, RandomKey, Spec, State, Time
 
+ABSURD = 2.0
+"""Mean squared error in scaled units, where predicting the mean has 1, up to which a member may be the worst."""
+TIMES_MEDIAN = 10.0
+"""And how many times the median member's error it may have."""
+
 
 class Ensemble(AbstractDynamics):
     """E networks, stacked: every array of `members` has a leading axis E."""
 
     members: GaussianNetwork
+    healthy: Bool[Array, " E"]
+    """Which members may speak.  If none may, every prediction is NaN, which no planner takes for a plan."""
 
     @property
     def size(self) -> int:
@@ -27,15 +41,35 @@ class Ensemble(AbstractDynamics):
         return self.members.low.shape[0]
 
     def predict(self, x: State, u: Action, t: Time) -> DiagonalGaussian:
-        """Mean and variance of the equal mixture: var = mean of variances + variance of means."""
+        """Mean and variance of the equal mixture of healthy members: mean of variances + variance of means."""
         each = jax.vmap(lambda member: member.predict(x, u, t))(self.members)
-        variance = jnp.mean(each.std**2, axis=0) + jnp.var(each.mean, axis=0)
-        return DiagonalGaussian(jnp.mean(each.mean, axis=0), jnp.sqrt(variance))
+        # Apart from each other: in one expression the compiler would round the usual case differently.
+        return jax.lax.cond(jnp.all(self.healthy), _whole_mixture, _mixture, each, self.healthy)
 
     def draw(self, key: RandomKey, particles: int) -> GaussianNetwork:
-        """Members, each as often as any other (give or take one), in random order."""
-        index = jr.permutation(key, self.size)[jnp.arange(particles) % self.size]
-        return jax.tree.map(lambda leaf: leaf[index], self.members)
+        """Healthy members, each as often as any other (give or take one), in random order."""
+        order = jr.permutation(key, self.size)
+        # The healthy ones first, otherwise in the same order.
+        speaks, count = self.healthy[order], jnp.sum(self.healthy)
+        order = order.at[jnp.where(speaks, jnp.cumsum(speaks) - 1, count + jnp.cumsum(~speaks) - 1)].set(order)
+        index = order[jnp.arange(particles) % jnp.maximum(count, 1)]
+        drawn = jax.tree.map(lambda leaf: leaf[index], self.members)
+        silent = jnp.where(count > 0, drawn.outputs.mean, jnp.nan)
+        return eqx.tree_at(lambda m: m.outputs.mean, drawn, silent)
+
+
+def _whole_mixture(each: DiagonalGaussian, healthy: Bool[Array, " E"]) -> DiagonalGaussian:
+    """The equal mixture of all rows of `each` [E, k]."""
+    del healthy
+    variance = jnp.mean(each.std**2, axis=0) + jnp.var(each.mean, axis=0)
+    return DiagonalGaussian(jnp.mean(each.mean, axis=0), jnp.sqrt(variance))
+
+
+def _mixture(each: DiagonalGaussian, healthy: Bool[Array, " E"]) -> DiagonalGaussian:
+    """The equal mixture of the healthy rows of `each` [E, k]."""
+    mean_of = lambda v: jnp.sum(jnp.where(healthy[:, None], v, 0.0), axis=0) / jnp.sum(healthy, dtype=v.dtype)
+    mean = mean_of(each.mean)
+    return DiagonalGaussian(mean, jnp.sqrt(mean_of(each.std**2) + mean_of((each.mean - mean) ** 2)))
 
 
 class FittedEnsemble(AbstractFitted):
@@ -77,8 +111,13 @@ class EnsembleLearner(AbstractLearner[FittedEnsemble]):
         return _init(self, spec, key)
 
     def fit(self, fitted: FittedEnsemble, data: Dataset, key: RandomKey) -> tuple[FittedEnsemble, Metrics]:
-        """Refit the scalers, then take `gradient_steps` steps from the parameters at hand."""
-        return _fit(self, fitted, data, key)
+        """Refit the scalers, then take `gradient_steps` steps from the parameters at hand.
+
+        A member that is not healthy, or not finite, when the fit begins starts anew.  One that is not finite or absurd
+        when it ends keeps (or gets back) finite parameters and is left out until the next fit; `dropped` counts them.
+        If none is healthy the fit has `failed`, and the model from before it is kept.
+        """
+        return _fit(self, _mended(self, fitted, key), data, key)
 
 
 def _split(members: GaussianNetwork) -> tuple[PyTree, PyTree]:
@@ -136,7 +175,8 @@ def _init(learner: EnsembleLearner, spec: Spec, key: RandomKey) -> FittedEnsembl
     build = lambda k: init_network(spec, learner.width, learner.depth, k)
     members = eqx.filter_vmap(build)(jr.split(k_members, learner.members))
     trained, _ = _split(members)
-    return FittedEnsemble(Ensemble(members), jax.vmap(optax.scale_by_adam().init)(trained), k_bootstrap)
+    healthy = jnp.ones((learner.members,), bool)
+    return FittedEnsemble(Ensemble(members, healthy), jax.vmap(optax.scale_by_adam().init)(trained), k_bootstrap)
 
 
 @eqx.filter_jit
@@ -172,23 +212,78 @@ def _fit(
 
     steps = jnp.arange(learner.gradient_steps, dtype=jnp.float32)
     (trained, state), losses = jax.lax.scan(descend, (trained, fitted.optimiser), (rows, steps))
-    members = eqx.combine(trained, rest)
-    metrics = {"loss": jnp.mean(losses[-50:]), **_holdout_metrics(members, z, y, use[:, None] & (weight == 0.0))}
-    return FittedEnsemble(Ensemble(members), state, fitted.bootstrap), metrics
+    after = FittedEnsemble(Ensemble(eqx.combine(trained, rest), fitted.model.healthy), state, fitted.bootstrap)
+    unseen = use[:, None] & (weight == 0.0)
+    square, nll = _errors(after.model.members, z, y)
+    after, verdict = _judged(after, fitted, jnp.where(use, square, 0.0), use)
+    holdout = {"holdout_mse": _average(square, unseen), "holdout_nll": _average(nll, unseen)}
+    return after, {"loss": jnp.mean(losses[-50:]), **holdout, **verdict}
 
 
-def _holdout_metrics(
-    members: GaussianNetwork, z: Float[Array, "C f"], y: Float[Array, "C k"], unseen: Bool[Array, "C E"]
-) -> Metrics:
-    """Per member, on rows it has not seen: mean squared error and negative log-likelihood per output, scaled units.
+def _mended(learner: EnsembleLearner, fitted: FittedEnsemble, key: RandomKey) -> FittedEnsemble:
+    """The state with every member anew that is not healthy or not finite.
 
-    NaN where a member has seen every row: no number is better than a flattering one.
+    Outside the compiled fit, whose program would take twice as long to make for something that hardly ever happens;
+    `_init` was compiled before, and the rest is NumPy's.
     """
+    sound = np.asarray(fitted.model.healthy) & np.asarray(_finite(np, (fitted.model.members, fitted.optimiser)))
+    if sound.all():
+        return fitted
+    # A key of its own: the rows that a fit draws must not depend on whether somebody was sick.
+    fresh = _init(learner, fitted.model.members.spec, jr.fold_in(key, 1))
+    changed = lambda tree: (tree.model.members, tree.optimiser)
+    rows = jax.tree.map(jnp.asarray, _per_member(np, sound, changed(fitted), changed(fresh)))
+    # Who starts anew may not speak before the fit has judged it.
+    return eqx.tree_at(lambda f: (*changed(f), f.model.healthy), fitted, (*rows, jnp.asarray(sound)))
+
+
+def _judged(
+    after: FittedEnsemble, before: FittedEnsemble, square: Float[Array, "E C"], use: Bool[Array, " C"]
+) -> tuple[FittedEnsemble, Metrics]:
+    """The fitted state with its verdict: who is healthy, and finite parameters for those who are not."""
+    mse = jnp.sum(square, axis=1) / jnp.maximum(jnp.sum(use), 1)
+    finite = _finite(jnp, (after.model.members, after.optimiser)) & jnp.isfinite(mse)
+    healthy = finite & ((mse <= ABSURD) | (mse <= TIMES_MEDIAN * _lower_median(mse, finite)))
+    # Some finite member is always healthy, so that without one everything is as it was before.
+    failed = ~jnp.any(finite)
+    healthy = jnp.where(failed, before.model.healthy, healthy)
+    changed = lambda tree: (tree.model.members, tree.optimiser)
+    members, optimiser = _per_member(jnp, finite, changed(after), changed(before))
+    metrics = {"dropped": jnp.sum(~(finite & healthy), dtype=jnp.int32), "failed": failed}
+    return FittedEnsemble(Ensemble(members, healthy), optimiser, after.bootstrap), metrics
+
+
+def _lower_median(values: Float[Array, " E"], among: Bool[Array, " E"]) -> Float[Array, ""]:
+    """The median of some values, of an even number the lower one: of two members the worse is not its own measure."""
+    values = jnp.where(among, values, jnp.inf)
+    # Without a sort, which would take longer to compile than all the rest of the verdict.
+    not_above = jnp.sum(values[None, :] <= values[:, None], axis=1)
+    return jnp.min(jnp.where(2 * not_above >= jnp.sum(among), values, jnp.inf))
+
+
+def _finite(xp: Any, tree: PyTree) -> Any:
+    """Which members [E] have nothing but finite numbers, over arrays with a leading axis E; xp is numpy or jax's."""
+    rows = [xp.isfinite(leaf).reshape(leaf.shape[0], -1) for leaf in jax.tree.leaves(eqx.filter(tree, eqx.is_array))]
+    return xp.all(xp.concatenate(rows, axis=1), axis=1)
+
+
+def _per_member(xp: Any, flag: Any, new: PyTree, old: PyTree) -> PyTree:
+    """Rows of `new` where the flag [E] is true, of `old` where not."""
+    choose = lambda a, b: xp.where(flag.reshape(-1, *[1] * (a.ndim - 1)), a, b) if eqx.is_array(a) else a
+    return jax.tree.map(choose, new, old)
+
+
+def _errors(
+    members: GaussianNetwork, z: Float[Array, "C f"], y: Float[Array, "C k"]
+) -> tuple[Float[Array, "E C"], Float[Array, "E C"]]:
+    """Squared error and negative log-likelihood of each member on each row, means over outputs, in scaled units."""
     mean, variance = jax.vmap(jax.vmap(GaussianNetwork.heads, in_axes=(None, 0)), in_axes=(0, None))(members, z)
     square = jnp.mean((mean - y) ** 2, axis=-1)
-    nll = 0.5 * jnp.mean((mean - y) ** 2 / variance + jnp.log(2.0 * jnp.pi * variance), axis=-1)
-    count = jnp.sum(unseen, axis=0)
-    average = lambda value: jnp.where(
-        count > 0, jnp.sum(jnp.where(unseen.T, value, 0.0), axis=1) / jnp.maximum(count, 1), jnp.nan
-    )
-    return {"holdout_mse": average(square), "holdout_nll": average(nll)}
+    return square, 0.5 * jnp.mean((mean - y) ** 2 / variance + jnp.log(2.0 * jnp.pi * variance), axis=-1)
+
+
+def _average(value: Float[Array, "E C"], rows: Bool[Array, "C E"]) -> Float[Array, " E"]:
+    """Per member, over these rows; NaN where there is none: no number is better than a flattering one."""
+    count = jnp.sum(rows, axis=0)
+    total = jnp.sum(jnp.where(rows.T, value, 0.0), axis=1)
+    return jnp.where(count > 0, total / jnp.maximum(count, 1), jnp.nan)

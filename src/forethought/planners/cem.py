@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import jax.random as jr
 
 from forethought.core import AbstractPlanner, Plan, Problem
-from forethought.math.rollout import Imagination, score
-from forethought.planners.search import Searched, elite_moments, elites, finish, shift_plan
+from forethought.math.rollout import Imagination, appraise
+from forethought.planners.search import Searched, elite_moments, elites, finish, seen, shift_plan
 from forethought.types import Box, RandomKey
 
 
@@ -44,21 +44,22 @@ class CEM(AbstractPlanner[Searched]):
             # A normal truncated at +-2 has standard deviation 0.8796: undone here, or CEM shrinks by 12% each time.
             noise = jr.truncated_normal(k_sample, -2.0, 2.0, (self.samples, *mean.shape), jnp.float32) / 0.8796
             z = problem.actions.clip(jnp.concatenate([mean[None], mean + near * noise]))
-            costs = score(self.imagination, problem, z, k_score)
-            best, best_costs = elites(z, costs, self.elites)
+            scored = appraise(self.imagination, problem, z, k_score)
+            best, best_costs = elites(z, scored.costs, self.elites)
             new_mean, new_std = elite_moments(best, best_costs)
             keep = jnp.where(jnp.isfinite(best_costs[0]), self.momentum, 1.0)
             carry = (keep * mean + (1.0 - keep) * new_mean, keep * std + (1.0 - keep) * new_std)
-            return carry, (best[0], best_costs[0])
+            return carry, (best[0], scored)
 
         k_search, k_last = jr.split(key)
         start = (warm.mean, jnp.full_like(warm.mean, self.scale))
-        (mean, std), (best, _) = jax.lax.scan(iterate, start, jr.split(k_search, self.iterations))
+        (mean, std), (best, populations) = jax.lax.scan(iterate, start, jr.split(k_search, self.iterations))
         # Best-of-noise is optimistic: mean and best are scored once more, under the same fresh noise.
         z = problem.actions.clip(jnp.stack([mean, best[-1]]))
-        costs = score(self.imagination, problem, z, k_last)
-        chosen = jnp.argmin(costs)
-        return finish(problem, z[chosen], costs[chosen], {"spread": jnp.mean(std)}), Searched(mean)
+        last = appraise(self.imagination, problem, z, k_last)
+        chosen = jnp.argmin(last.costs)
+        metrics = {"spread": jnp.mean(std), **seen(populations, last)}
+        return finish(problem, z[chosen], last.costs[chosen], metrics), Searched(mean)
 
     def shift(self, warm: Searched) -> Searched:
         """Drop the executed action, repeat the last one."""

@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float
 
 from forethought.core import AbstractPlanner, Plan, Problem
 from forethought.math.noise import coloured
-from forethought.math.rollout import Imagination, score
-from forethought.planners.search import elite_moments, elites, finish, shift_plan
+from forethought.math.rollout import Imagination, appraise
+from forethought.planners.search import elite_moments, elites, finish, seen, shift_plan
 from forethought.types import Array, RandomKey
 
 
@@ -63,8 +63,8 @@ class ICEM(AbstractPlanner[ICEMWarm]):
             z = problem.actions.clip(mean + widths[:, None, None] * std * noise)
             old = jnp.where(any_kept, kept, z[: self.kept])
             z = jnp.concatenate([z, old, problem.actions.clip(mean)[None]])
-            costs = score(self.imagination, problem, z, k_score)
-            best, best_costs = elites(z, costs, self.elites)
+            scored = appraise(self.imagination, problem, z, k_score)
+            best, best_costs = elites(z, scored.costs, self.elites)
             new_mean, new_std = elite_moments(best, best_costs)
             found = jnp.isfinite(best_costs[0])
             keep = jnp.where(found, self.momentum, 1.0)
@@ -74,16 +74,17 @@ class ICEM(AbstractPlanner[ICEMWarm]):
                 jnp.where(found, best[: self.kept], kept),
                 any_kept | found,
             )
-            return carry, None
+            return carry, scored
 
         k_search, k_last = jr.split(key)
         start = (warm.mean, jnp.full_like(warm.mean, self.scale), warm.kept, warm.any_kept)
-        (mean, std, kept, any_kept), _ = jax.lax.scan(iterate, start, jr.split(k_search, self.iterations))
+        (mean, std, kept, any_kept), populations = jax.lax.scan(iterate, start, jr.split(k_search, self.iterations))
         # Best-of-noise is optimistic: the mean and the kept elites compete once more, under the same fresh noise.
         z = problem.actions.clip(jnp.concatenate([mean[None], kept]))
-        costs = score(self.imagination, problem, z, k_last)
-        chosen = jnp.argmin(costs)
-        plan = finish(problem, z[chosen], costs[chosen], {"spread": jnp.mean(std)})
+        last = appraise(self.imagination, problem, z, k_last)
+        chosen = jnp.argmin(last.costs)
+        metrics = {"spread": jnp.mean(std), **seen(populations, last)}
+        plan = finish(problem, z[chosen], last.costs[chosen], metrics)
         return plan, ICEMWarm(mean, kept, any_kept)
 
     def shift(self, warm: ICEMWarm) -> ICEMWarm:

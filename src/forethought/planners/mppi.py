@@ -10,8 +10,8 @@ from jaxtyping import Float
 
 from forethought.core import AbstractPlanner, Plan, Problem
 from forethought.math.noise import coloured
-from forethought.math.rollout import Imagination, score
-from forethought.planners.search import Searched, finish, shift_plan
+from forethought.math.rollout import Imagination, appraise
+from forethought.planners.search import Searched, finish, seen, shift_plan
 from forethought.types import Array, RandomKey
 
 
@@ -47,20 +47,22 @@ class MPPI(AbstractPlanner[Searched]):
             k_sample, k_score = jr.split(k)
             noise = coloured(k_sample, (self.samples, *mean.shape), self.beta)
             z = problem.actions.clip(jnp.concatenate([mean[None], mean + std * noise]))
-            costs = score(self.imagination, problem, z, k_score)
-            weights = path_weights(costs, self.effective)
-            best = jnp.argmin(costs)
+            scored = appraise(self.imagination, problem, z, k_score)
+            weights = path_weights(scored.costs, self.effective)
+            best = jnp.argmin(scored.costs)
             moved = jnp.einsum("n,nhd->hd", weights, z, precision="highest")
-            mean = jnp.where(jnp.isfinite(costs[best]), moved, mean)
-            return mean, (z[best], 1.0 / jnp.sum(weights**2))
+            mean = jnp.where(jnp.isfinite(scored.costs[best]), moved, mean)
+            return mean, (z[best], 1.0 / jnp.sum(weights**2), scored)
 
         k_search, k_last = jr.split(key)
         stds = self.scale * self.shrink ** jnp.arange(self.iterations, dtype=jnp.float32)
-        mean, (best, ess) = jax.lax.scan(iterate, warm.mean, (jr.split(k_search, self.iterations), stds))
+        inputs = (jr.split(k_search, self.iterations), stds)
+        mean, (best, ess, populations) = jax.lax.scan(iterate, warm.mean, inputs)
         z = problem.actions.clip(jnp.stack([mean, best[-1]]))
-        costs = score(self.imagination, problem, z, k_last)
-        chosen = jnp.argmin(costs)
-        return finish(problem, z[chosen], costs[chosen], {"effective_samples": ess[-1]}), Searched(mean)
+        last = appraise(self.imagination, problem, z, k_last)
+        chosen = jnp.argmin(last.costs)
+        metrics = {"effective_samples": ess[-1], **seen(populations, last)}
+        return finish(problem, z[chosen], last.costs[chosen], metrics), Searched(mean)
 
     def shift(self, warm: Searched) -> Searched:
         """Drop the executed action, repeat the last one."""

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from forethought.core import Plan, Problem
+from forethought.math.finite import credible
+from forethought.math.rollout import Scored
 from forethought.policies.open_loop import OpenLoop
 from forethought.types import Array, Metrics, Scalar
 
@@ -24,11 +26,23 @@ def shift_plan(z: Float[Array, "... H d"]) -> Float[Array, "... H d"]:
 
 
 def finish(problem: Problem, z: Float[Array, "H d"], cost: Scalar, metrics: Metrics) -> Plan:
-    """The plan at z; the safe action throughout if its cost, or the state it starts from, is not finite."""
-    ok = jnp.isfinite(cost) & jnp.all(jnp.isfinite(problem.x0))
+    """The plan at z; the safe action throughout if its cost is not finite or the state it starts from not credible."""
+    ok = jnp.isfinite(cost) & credible(problem.x0)
     us = jax.vmap(problem.actions.decode)(z)
     us = jnp.where(ok, us, jnp.broadcast_to(problem.actions.safe(), us.shape))
     return Plan(OpenLoop(us, jnp.asarray(problem.t0, jnp.int32)), cost, ok, metrics)
+
+
+def seen(populations: Scored, last: Scored | None = None) -> Metrics:
+    """What a plan says about the scoring of its populations, stacked [I ...], and of the last candidates.
+
+    `left_out`: the most particles that had to be left out of one scoring; `tied`: whether nowhere in the search one
+    candidate was cheaper than another.
+    """
+    left_out = jnp.max(populations.left_out)
+    if last is not None:
+        left_out = jnp.maximum(left_out, last.left_out)
+    return {"left_out": left_out, "tied": jnp.all(populations.tied)}
 
 
 def elites(z: Float[Array, "N H d"], costs: Float[Array, " N"], k: int) -> tuple[Array, Array]:

@@ -8,8 +8,8 @@ import jax.random as jr
 
 from forethought.core import AbstractPlanner, Plan, Problem
 from forethought.math.noise import coloured
-from forethought.math.rollout import Imagination, score
-from forethought.planners.search import Searched, finish, shift_plan
+from forethought.math.rollout import Imagination, appraise
+from forethought.planners.search import Searched, finish, seen, shift_plan
 from forethought.types import RandomKey
 
 
@@ -32,9 +32,9 @@ class RandomShooting(AbstractPlanner[Searched]):
         k_sample, k_score = jr.split(key)
         z = self.scale * coloured(k_sample, (self.samples, *warm.mean.shape), self.beta)
         z = problem.actions.clip(jnp.concatenate([z, warm.mean[None]]))
-        costs = score(self.imagination, problem, z, k_score)
-        best = jnp.argmin(costs)
-        return finish(problem, z[best], costs[best], {}), Searched(z[best])
+        scored = appraise(self.imagination, problem, z, k_score)
+        best = jnp.argmin(scored.costs)
+        return finish(problem, z[best], scored.costs[best], seen(scored)), Searched(z[best])
 
     def shift(self, warm: Searched) -> Searched:
         """Drop the executed action, repeat the last one."""

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
-import os
-import shutil
+import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,23 +22,51 @@ from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
 from forethought.core import RunState
+from forethought.runs.files import (
+    Damaged,
+    largest,
+    read_bytes,
+    read_sealed,
+    remove,
+    seal,
+    sync_folder,
+    write_durably,
+)
 from forethought.types import Dataset, UserError
 
-FORMAT = 1
+FORMAT = 2
 KEEP = 3
 ARRAYS = "arrays.safetensors"
 MANIFEST = "manifest.json"
 
 
-class Damaged(Exception):
-    """A checkpoint that cannot be used, and why."""
+class About(NamedTuple):
+    """What a checkpoint says about itself."""
+
+    run: str
+    """Which run it belongs to."""
+    notes: dict[str, Any]
+    """The run's own counters."""
+    experiment: dict[str, Any]
+    """The recipe, as in config.json."""
+    resumable: bool = True
+    """Whether a run goes on from here.  A look at an open episode, or at the end, is for evaluation only."""
+    score: float | None = None
+    """Mean of the last training returns: the best one is kept."""
 
 
-def save(folder: Path, state: RunState, notes: dict[str, Any], keep: int = KEEP) -> Path:
-    """Write a new checkpoint into the folder and drop all but the newest `keep`.
+class Stored(NamedTuple):
+    """A checkpoint as it was read: what it says, and its arrays by their path in the state's tree."""
+
+    path: Path
+    about: About
+    arrays: dict[str, np.ndarray]
+
+
+def save(folder: Path, state: RunState, about: About, keep: int = KEEP) -> Path:
+    """Write a new checkpoint into the folder; of the others the newest few to go on from stay, and the best one.
 
     It is complete or it is not there: everything is written to a temporary name, flushed to the disk, and renamed.
-    `notes` are the run's own counters, as JSON.
     """
     arrays, described = {}, {}
     for path, leaf in _leaves(state):
@@ -48,98 +74,153 @@ def save(folder: Path, state: RunState, notes: dict[str, Any], keep: int = KEEP)
         arrays[path] = value
         described[path] = {"kind": kind, "dtype": str(value.dtype), "shape": list(value.shape)}
     data = save_safetensors(arrays)
+    folder.mkdir(exist_ok=True)
+    found = numbered(folder)
+    number = (int(found[-1].name) if found else 0) + 1
     manifest = {
         "format": FORMAT,
+        "number": number,
+        **about._asdict(),
         "counters": {name: int(getattr(state, name)) for name in ("steps", "episodes", "fits")},
-        "notes": notes,
         "files": {ARRAYS: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}},
         "arrays": described,
     }
-    manifest["sha256"] = _own_hash(manifest)
-    folder.mkdir(exist_ok=True)
-    found = numbered(folder)
-    name = f"{(int(found[-1].name) if found else 0) + 1:06d}"
+    name = f"{number:06d}"
     temporary = folder / f".{name}.part"
-    shutil.rmtree(temporary, ignore_errors=True)
+    remove(temporary)
     temporary.mkdir()
     write_durably(temporary / ARRAYS, data)
-    write_durably(temporary / MANIFEST, json.dumps(manifest, indent=1).encode())
+    write_durably(temporary / MANIFEST, seal(manifest))
     sync_folder(temporary)
     temporary.rename(folder / name)
     sync_folder(folder)
-    for old in found[: max(len(found) + 1 - keep, 0)]:
-        shutil.rmtree(old, ignore_errors=True)
+    _prune(folder, keep)
     return folder / name
 
 
-def load_newest(folder: Path, template: RunState, say: Callable[[str], None]) -> tuple[RunState, dict[str, Any]]:
-    """State and notes of the newest valid checkpoint; each damaged one on the way is named through `say`.
+def _prune(folder: Path, keep: int) -> None:
+    """Drop what is not the newest, nor of the newest `keep` to go on from, nor the best of those."""
+    found = numbered(folder)
+    rows = [(path, about) for path in found if (about := _glance(path)) is not None and about.resumable]
+    kept = {found[-1], *(path for path, _ in rows[-keep:])}
+    scored = [(about.score, path) for path, about in rows if about.score is not None]
+    if scored:
+        kept.add(max(scored)[1])
+    for path in found:
+        if path not in kept:
+            remove(path)
 
-    The template (of `algorithm.init`) says which arrays there must be.  Raises `UserError` if none is valid.
+
+def _glance(path: Path) -> About | None:
+    """What a checkpoint says about itself, if it can be read."""
+    try:
+        return read_about(path)
+    except (Damaged, UserError):
+        return None
+
+
+def newest(
+    folder: Path, run: str | None, say: Callable[[str], None], wanted: Callable[[About], bool] = lambda about: True
+) -> Stored:
+    """The newest valid checkpoint that is wanted; each damaged one on the way is named through `say`.
+
+    `run` says which run it must belong to; None: any.  Raises `UserError` if there is none.
     """
     found = numbered(folder)
     for path in reversed(found):
         try:
-            return load(path, template)
+            about = read_about(path)
+            if wanted(about):
+                return read(path, run)
         except Damaged as error:
             say(f"The checkpoint {path} is damaged and skipped: {error}")
     many = f"none of the {len(found)} checkpoints is valid" if found else "there is no checkpoint"
     raise UserError(f"{folder}: {many}, so there is nothing to go on from; train anew in another directory.")
 
 
-def load(path: Path, template: RunState) -> tuple[RunState, dict[str, Any]]:
-    """State and notes of one checkpoint.  Raises `Damaged` unless everything in it is as it was written, and
-    `UserError` if it was written by a newer version."""
-    manifest = _read_manifest(path / MANIFEST)
-    listed = manifest["files"].get(ARRAYS, {})
-    data = _read(path / ARRAYS)
-    if len(data) != listed.get("bytes") or hashlib.sha256(data).hexdigest() != listed.get("sha256"):
+def best(folder: Path, run: str | None, say: Callable[[str], None]) -> Stored:
+    """The valid checkpoint with the best training returns, the newest of equals; without returns the newest one."""
+    rows = []
+    for path in numbered(folder):
+        try:
+            about = read_about(path)
+            if about.score is not None:
+                rows.append((about.score, path))
+        except Damaged as error:
+            say(f"The checkpoint {path} is damaged and skipped: {error}")
+    for _, path in sorted(rows, key=lambda row: (row[0], int(row[1].name)), reverse=True):
+        try:
+            return read(path, run)
+        except Damaged as error:
+            say(f"The checkpoint {path} is damaged and skipped: {error}")
+    return newest(folder, run, say)
+
+
+def read_about(path: Path) -> About:
+    """What a checkpoint says about itself.  Raises as `read` does."""
+    return _about(_manifest(path))
+
+
+def read(path: Path, run: str | None = None) -> Stored:
+    """One checkpoint.  Raises `Damaged` unless everything in it is as it was written by this run, and `UserError` if
+    a newer version wrote it."""
+    manifest = _manifest(path)
+    about = _about(manifest)
+    if run is not None and about.run != run:
+        raise Damaged(f"{MANIFEST} belongs to another run ({about.run}, and this one is {run}).")
+    listed = manifest["files"].get(ARRAYS) if isinstance(manifest.get("files"), dict) else None
+    if not isinstance(listed, dict) or type(listed.get("bytes")) is not int:
+        raise Damaged(f"{MANIFEST} is not as this version writes it.")
+    data = read_bytes(path / ARRAYS, largest(), exactly=listed["bytes"])
+    if hashlib.sha256(data).hexdigest() != listed.get("sha256"):
         raise Damaged(f"{ARRAYS} is not what was written (its SHA-256 differs).")
     try:
-        arrays = load_safetensors(data)
-    except (SafetensorError, ValueError) as error:
+        return Stored(path, about, load_safetensors(data))
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise Damaged(f"{ARRAYS} cannot be read ({error}).") from error
-    wanted = _leaves(template)
-    _compare_names({name for name, _ in wanted}, set(arrays))
-    rows = {"data." + f.name for f in dataclasses.fields(Dataset) if f.name != "count"}
-    capacity = arrays["data.x"].shape[:1]
-    leaves = []
-    for name, like in wanted:
-        shape = capacity + np.shape(like)[1:] if name in rows else None
-        leaves.append(_from_numpy(name, arrays[name], like, shape))
-    return jax.tree.unflatten(jax.tree.structure(template), leaves), manifest["notes"]
+
+
+def check_size(stored: Stored, outline: Any) -> None:
+    """Raise `UserError` if the shapes of a state (of `jax.eval_shape`) need much more memory than the checkpoint has."""
+    needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(outline))
+    held = sum(array.nbytes for array in stored.arrays.values())
+    if needed > 2 * held + 2**20:
+        raise UserError(
+            f"The checkpoint {stored.path} does not fit this run's settings: they need {needed} bytes, and it has {held}."
+        )
+
+
+def restore(stored: Stored, template: RunState) -> RunState:
+    """The state of a checkpoint.  The template (of `algorithm.init`) says which arrays there must be.
+
+    Raises `UserError` if there are others: then the settings are not those of the run.
+    """
+    wanted, arrays = _leaves(template), stored.arrays
+    try:
+        _compare_names({name for name, _ in wanted}, set(arrays))
+        rows = {"data." + f.name for f in dataclasses.fields(Dataset) if f.name != "count"}
+        capacity = arrays["data.x"].shape[:1]
+        leaves = []
+        for name, like in wanted:
+            shape = capacity + np.shape(like)[1:] if name in rows else None
+            leaves.append(_from_numpy(name, arrays[name], like, shape))
+        state = jax.tree.unflatten(jax.tree.structure(template), leaves)
+        if not 0 <= int(state.data.count) <= state.data.capacity:
+            raise Damaged(f"data.count is {int(state.data.count)}, and there are {state.data.capacity} rows.")
+    except Damaged as error:
+        raise UserError(
+            f"The checkpoint {stored.path} does not fit this run's settings (those of config.json, or of the "
+            f"experiment that was named again): {error}"
+        ) from error
+    return state
 
 
 def numbered(folder: Path) -> list[Path]:
-    """The checkpoints in the folder, oldest first."""
-    if not folder.is_dir():
+    """The checkpoints in the folder, oldest first; links are none."""
+    if not folder.is_dir() or folder.is_symlink():
         return []
-    return sorted(p for p in folder.iterdir() if p.name.isdigit() and p.is_dir())
-
-
-def write_durably(path: Path, data: bytes) -> None:
-    """Write a new file and flush it to the disk."""
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def replace_durably(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name, flush it, and put it in place of the old one, if any."""
-    temporary = path.with_name(f".{path.name}.part")
-    write_durably(temporary, data)
-    temporary.replace(path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Flush a folder's list of names to the disk."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    found = [p for p in folder.iterdir() if re.fullmatch(r"[0-9]{6,9}", p.name) and p.is_dir() and not p.is_symlink()]
+    return sorted(found, key=lambda p: int(p.name))
 
 
 def _leaves(state: RunState) -> list[tuple[str, Any]]:
@@ -177,34 +258,24 @@ def _compare_names(wanted: set[str], found: set[str]) -> None:
     """Raise `Damaged` unless the file holds exactly the arrays that the state has."""
     odd = sorted(wanted ^ found)
     if odd:
-        what = "misses" if odd[0] in wanted else "has the unknown"
-        raise Damaged(f"{ARRAYS} {what} {odd[0]}: the settings in config.json are not those of this checkpoint.")
+        raise Damaged(f"it {'misses' if odd[0] in wanted else 'has the unknown'} {odd[0]}.")
 
 
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise Damaged(f"{path.name} cannot be read ({error.strerror}).") from error
-
-
-def _read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest, if it is what was written."""
-    try:
-        manifest = json.loads(_read(path))
-    except (ValueError, RecursionError) as error:
-        raise Damaged(f"{MANIFEST} is no JSON.") from error
-    if not isinstance(manifest, dict) or manifest.get("sha256") != _own_hash(manifest):
-        raise Damaged(f"{MANIFEST} is not what was written (its SHA-256 differs).")
+def _manifest(path: Path) -> dict[str, Any]:
+    """The manifest, if it is what was written, by a version that this one can read."""
+    manifest = read_sealed(path / MANIFEST)
     if manifest.get("format") != FORMAT:
         raise UserError(
-            f"{path.parent} has the format {manifest.get('format')}, and this version of forethought reads {FORMAT}: "
+            f"{path} has the format {manifest.get('format')}, and this version of forethought reads {FORMAT}: "
             "use the version that wrote it (see run.json)."
         )
+    if manifest.get("number") != int(path.name):
+        raise Damaged(f"{MANIFEST} is of the checkpoint {manifest.get('number')!r}, not of this one.")
     return manifest
 
 
-def _own_hash(manifest: dict[str, Any]) -> str:
-    """SHA-256 of the manifest without its own hash, in a form that does not depend on spaces or order."""
-    rest = {k: v for k, v in manifest.items() if k != "sha256"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+def _about(manifest: dict[str, Any]) -> About:
+    kinds = {"run": str, "notes": dict, "experiment": dict, "resumable": bool, "score": (float, int, type(None))}
+    if not all(isinstance(manifest.get(name), kind) for name, kind in kinds.items()):
+        raise Damaged(f"{MANIFEST} is not as this version writes it.")
+    return About(**{name: manifest[name] for name in kinds})

@@ -26,6 +26,7 @@ from forethought.planners.shooting import RandomShooting
 from forethought.policies.excitation import ColouredPolicy, RandomPolicy
 from forethought.runs.stopping import Until
 from forethought.types import Box, Choices, UserError
+from forethought.worlds.guard import Guard
 
 KINDS: dict[str, type] = {
     cls.__name__: cls
@@ -44,6 +45,7 @@ KINDS: dict[str, type] = {
         Box,
         Choices,
         Until,
+        Guard,
     )
 }
 """Every class that a file may name."""
@@ -89,10 +91,10 @@ def decode(value: Any, where: str) -> Any:
     if kind == "dict" and isinstance(value.get("items"), dict):
         return {k: _plain(decode(v, f"{where}.{k}")) for k, v in value["items"].items()}
     if kind == "array" and value.get("dtype") in DTYPES:
-        return np.asarray(value.get("values"), dtype=value["dtype"])
+        return _array(value.get("values"), value["dtype"], where)
     if kind == "own":
         raise UserError(
-            f"{where} is of a class of your own ({value.get('class')}); nothing that a file names is ever imported: "
+            f"{where} is of a class of your own ({value.get('class')!r}); nothing that a file names is ever imported: "
             "name it again, with --experiment FILE on the command line or experiment=... in Python."
         )
     if not isinstance(kind, str) or kind not in KINDS:
@@ -115,8 +117,19 @@ def decode_fields(cls: type, values: dict[str, Any], where: str) -> Any:
         decoded[name] = Path(found) if isinstance(found, str) and "Path" in str(known[name].type) else found
     try:
         return cls(**decoded)
-    except TypeError as error:
-        raise UserError(f"{where} is no complete {cls.__name__}: {error}.") from error
+    except (TypeError, ValueError, ArithmeticError, AttributeError, LookupError, UserError) as error:
+        raise UserError(f"{where} is no complete {cls.__name__}: {str(error).rstrip('.')[:300]}.") from error
+
+
+def _array(values: Any, dtype: str, where: str) -> np.ndarray:
+    """An array of finite numbers."""
+    try:
+        found = np.asarray(values)
+        if found.dtype.kind not in "fiub" or not np.isfinite(found).all():
+            raise ValueError("it holds something else than finite numbers")
+        return found.astype(dtype)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UserError(f"{where} is no array of {dtype}: {str(error).rstrip('.')[:300]}.") from error
 
 
 def _plain(value: Any) -> Any:

@@ -1,10 +1,12 @@
 """A run directory: plain files, each of which can be read without this library.
 
-- config.json: the recipe
+- config.json: the recipe, and the name of the run
 - run.json: versions, machine and the command of every start
-- metrics.jsonl: one line per turn of the loop
-- episodes/: one safetensors file per episode
-- checkpoints/: the newest few, each with its SHA-256
+- metrics.jsonl: one line per turn of the loop; metrics.crc: a CRC-32 of each line
+- episodes/: one safetensors file per episode, and SHA256SUMS
+- checkpoints/: the newest few and the best, each with its SHA-256
+- journal/: the open episode, step by step
+- error.txt: where an unexpected error came from; for people, nothing reads it
 """
 
 from __future__ import annotations
@@ -19,11 +21,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from forethought.runs.checkpoint import replace_durably
+from forethought.runs.files import Damaged, read_sealed, replace_durably, seal
 from forethought.runs.machine import machine, versions
 from forethought.types import UserError
 
-CONFIG_FORMAT = 1
+CONFIG_FORMAT = 2
+PARTS = ("checkpoints", "episodes", "journal")
 
 
 @dataclass(frozen=True)
@@ -43,31 +46,43 @@ class RunDirectory:
         return self.path / "checkpoints"
 
     @property
+    def journal(self) -> Path:
+        """What happens in the open episodes."""
+        return self.path / "journal"
+
+    @property
     def metrics(self) -> Path:
         """One line per turn of the loop."""
         return self.path / "metrics.jsonl"
 
-    def read_config(self) -> dict[str, Any]:
-        """The recipe, as JSON.  Raises `UserError` if this is no run."""
-        config = read_json(self.path / "config.json", f"{self.path} is no run directory")
-        if config.get("format") != CONFIG_FORMAT or not isinstance(config.get("experiment"), dict):
+    def read_config(self) -> tuple[str, dict[str, Any]]:
+        """Name of the run, and the recipe as JSON.  Raises `Damaged`, or `UserError` if it is of another format."""
+        config = read_sealed(self.path / "config.json")
+        if config.get("format") != CONFIG_FORMAT:
             raise UserError(
                 f"{self.path / 'config.json'} has the format {config.get('format')!r}; "
-                f"this version of forethought reads {CONFIG_FORMAT}."
+                f"this version of forethought reads {CONFIG_FORMAT}: use the version that wrote it (see run.json)."
             )
-        return config["experiment"]
+        if not isinstance(config.get("experiment"), dict) or not isinstance(config.get("run"), str):
+            raise Damaged("config.json is not as this version writes it.")
+        return config["run"], config["experiment"]
 
-    def write_config(self, experiment: dict[str, Any]) -> None:
+    def write_config(self, run: str, experiment: dict[str, Any]) -> None:
         """Write the recipe."""
-        write_json(self.path / "config.json", {"format": CONFIG_FORMAT, "experiment": experiment})
+        config = {"format": CONFIG_FORMAT, "run": run, "experiment": experiment}
+        replace_durably(self.path / "config.json", seal(config))
 
-    def note_start(self, command: str | None) -> None:
-        """Write down, or add, how and where the run was started or resumed."""
+    def note_start(self, run: str, command: str | None) -> None:
+        """Write down, or add, how and where the run was started or resumed.  A file that is damaged is put aside."""
         file = self.path / "run.json"
-        known = read_json(file, f"{self.path} is no run directory") if file.exists() else {"starts": []}
-        if not isinstance(known.get("starts"), list):
-            raise UserError(f"{file} is not as it was written: it has no list of starts.")
-        known["starts"].append(
+        starts: list[Any] = []
+        if file.exists():
+            try:
+                found = read_sealed(file).get("starts")
+                starts = found if isinstance(found, list) else []
+            except Damaged:
+                file.replace(self.path / "run.json.damaged")
+        starts.append(
             {
                 "began": datetime.now(UTC).isoformat(timespec="seconds"),
                 "command": command or shlex.join(sys.orig_argv),
@@ -75,18 +90,7 @@ class RunDirectory:
                 "machine": machine(),
             }
         )
-        write_json(file, known)
-
-    def append_metrics(self, line: dict[str, Any]) -> None:
-        """Add one line of strict JSON."""
-        with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(strict(line), allow_nan=False) + "\n")
-
-    def keep_metrics(self, lines: int) -> None:
-        """Drop what was written after the checkpoint that a resumed run goes on from."""
-        if self.metrics.exists():
-            kept = self.metrics.read_bytes().splitlines(keepends=True)[:lines]
-            replace_durably(self.metrics, b"".join(kept))
+        replace_durably(file, seal({"run": run, "starts": starts}))
 
 
 def create(out: Path | None, name: str) -> RunDirectory:
@@ -117,36 +121,24 @@ def existing(path: Path) -> RunDirectory:
     """The directory of a run.  Raises `UserError` if there is none."""
     if not path.is_dir():
         raise UserError(f"{path} is no run directory: there is no such folder.")
-    if not (path / "config.json").is_file():
-        raise UserError(f"{path} is no run directory: it has no config.json.")
+    if not (path / "config.json").is_file() and not (path / "checkpoints").is_dir():
+        raise UserError(f"{path} is no run directory: it has neither config.json nor checkpoints.")
+    for part in (*PARTS, "config.json", "run.json", "metrics.jsonl"):
+        if (path / part).is_symlink():
+            raise UserError(f"{path / part} is a link; links in a run directory are not followed: put the file there.")
     return RunDirectory(path.absolute())
 
 
 def to_name_again(path: Path) -> str:
     """The flags that a command on this run needs, because its recipe has what no file may name: " --task ..." or
     " --experiment FILE", or nothing."""
-    config = existing(path).read_config()
+    try:
+        _, config = existing(path).read_config()
+    except Damaged:
+        return ""
     task = config.get("task")
     named = f" --task {shlex.quote(task)}" if isinstance(task, str) and ":" in task else ""
     return " --experiment FILE" if '{"kind": "own"' in json.dumps(config) else named
-
-
-def read_json(path: Path, what: str) -> dict[str, Any]:
-    """A JSON object from a file.  Raises `UserError` beginning with `what`."""
-    try:
-        value = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
-    except OSError as error:
-        raise UserError(f"{what}: {path.name} cannot be read ({error.strerror}).") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{what}: {path.name} is no JSON ({error}).") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{what}: {path.name} holds no JSON object.")
-    return value
-
-
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Write a JSON object, all of it or nothing."""
-    replace_durably(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
 
 def strict(value: Any) -> Any:
@@ -158,7 +150,3 @@ def strict(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
     return value
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")

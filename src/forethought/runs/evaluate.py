@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import gymnasium
 import jax.random as jr
@@ -14,7 +14,7 @@ from gymnasium import spaces
 from forethought.core import AbstractPolicy, Task
 from forethought.math.act import act, start
 from forethought.math.stats import mean_interval
-from forethought.runs.experiment import Experiment, open_run
+from forethought.runs.experiment import Experiment, Named, open_run
 from forethought.types import RandomKey, UserError
 from forethought.worlds.guard import TransitionError, check_observation
 from forethought.worlds.gym import GymWorld
@@ -143,11 +143,20 @@ class _View:
         return executed(self.actions, u, self.task.name, t)[1]
 
 
-def load(path: str | Path, task: str | Task | None = None, experiment: Experiment | None = None) -> LoadedPolicy:
-    """The controller of a run.
+def load(
+    path: str | Path,
+    task: str | Task | None = None,
+    experiment: Experiment | None = None,
+    *,
+    env: dict[str, Any] | None = None,
+    which: Literal["newest", "best"] = "newest",
+    strict: bool = False,
+) -> LoadedPolicy:
+    """The controller of a run: of its newest valid checkpoint, or of the one with the best training returns.
 
-    Nothing that a file names is imported: a task given as module:id, and classes of your own, are named again as
-    `task` and `experiment`.  Raises `UserError` if the run cannot be read.
+    Nothing that a file names is imported or opened: a task given as module:id, classes of your own, and files of an
+    environment are named again as `task`, `experiment` and `env`.  Raises `UserError` if the run cannot be read, or, if
+    `strict`, if anything in it is damaged.
     """
-    run = open_run(Path(path), task, experiment)
+    run = open_run(Path(path), Named(task, experiment, None, env), which=which, strict=strict)
     return LoadedPolicy(run.task, run.algorithm.policy(run.task, run.state))

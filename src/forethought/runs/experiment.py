@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
+import jax
 import jax.random as jr
 
 from forethought.algorithms.globally import V15
 from forethought.core import AbstractAlgorithm, AbstractPolicy, RunState, Task
 from forethought.costs.learned import LearnedCost
 from forethought.policies.excitation import ColouredPolicy
-from forethought.runs import codec, directory
-from forethought.runs.checkpoint import load_newest, save
+from forethought.runs import checkpoint, codec, directory
+from forethought.runs.checkpoint import About
 from forethought.runs.directory import RunDirectory
+from forethought.runs.files import Damaged
 from forethought.runs.log import Display, Quiet
 from forethought.runs.logged import read_logged
-from forethought.runs.loop import Loop
+from forethought.runs.loop import Loop, Rules
+from forethought.runs.metrics import MetricsFile
+from forethought.runs.progress import Progress
 from forethought.runs.stopping import Until, check_until
 from forethought.runs.validate import check
+from forethought.runs.verify import refuse_damage
+from forethought.tasks import equip
 from forethought.tasks import task as make_task
 from forethought.types import Action, RandomKey, State, Time, UserError
+from forethought.worlds.guard import Guard
 
 NAMES = {"V05": "v0.5", "V10": "v1.0", "V15": "v1.5"}
 """Class of an algorithm to its name on the command line."""
@@ -73,6 +82,15 @@ class Experiment:
     """Logged data to begin with: an episode file, a CSV or an NPZ (see forethought/runs/logged.py)."""
     until: Until = field(default_factory=Until)
     """Reasons to stop before the budget is spent."""
+    workers: int = 1
+    """Copies of the environment that episodes are collected from at the same time, each in a process of its own."""
+    replayable: bool = True
+    """Whether a Gymnasium environment repeats itself from its reset seed, so that a run that was killed can do its open
+    episode again.  False for a machine: then what was tried is kept, and a new episode begins."""
+    guard: Guard = field(default_factory=Guard)
+    """What an environment may return, and what is done if it returns something else."""
+    on_save_error: Literal["stop", "go-on"] = "stop"
+    """Whether a run stops when something cannot be saved."""
 
     def run(self, show: Display | None = None, command: str | None = None) -> Result:
         """Train in a new run directory.  Raises `UserError` for a mistake in the recipe; an interrupt, or an error of
@@ -91,20 +109,26 @@ class Experiment:
         run = directory.create(
             None if self.out is None else Path(self.out), f"{task.name}-{algorithm_name(self.algorithm)}-{self.seed}"
         )
-        run.write_config(self.config())
-        run.note_start(command)
+        name, config = secrets.token_hex(8), self.config()
+        run.write_config(name, config)
+        run.note_start(name, command)
         if isinstance(task.cost, LearnedCost):
             show.say(f"{task.name}: reward and termination are learned with the model.")
+        rules = Rules(self.steps, self.until, self.guard, self.on_save_error)
+        metrics = MetricsFile(run.metrics)
+        loop = Loop(algorithm, task, rules, run, name, config, show, state, Progress(), metrics)
         # Logged data are in the first checkpoint already: a resumed run does not need the file again.
-        save(run.checkpoints, state, {"returns": [], "turns": 0, "seconds": 0.0, "finished": False})
-        loop = Loop(algorithm, task, self.steps, self.until, run, show, state)
-        return _finish(loop)
+        loop.save()
+        return finish(loop)
 
     def make_task(self) -> Task:
         """The task with its options.  Raises `UserError` if there is no such task."""
-        if isinstance(self.task, Task):
-            return self.task
-        return make_task(self.task, self.env, self.limit, self.action_repeat, self.history)
+        made = (
+            self.task
+            if isinstance(self.task, Task)
+            else make_task(self.task, self.env, self.limit, self.action_repeat, self.history)
+        )
+        return equip(made, self.guard, self.workers, replayable=self.replayable)
 
     def config(self) -> dict[str, Any]:
         """The recipe as JSON; paths are absolute, so that it means the same from any folder."""
@@ -152,7 +176,7 @@ def with_base(algorithm: AbstractAlgorithm, base: str, task: Task) -> AbstractAl
     elif not Path(base).is_dir():
         raise UserError(f'base is {base!r}; it must be "random", "coloured", or a run directory.')
     else:
-        saved = open_run(Path(base))
+        saved = open_run(Path(base), which="newest")
         if (saved.task.spec.n, saved.task.spec.m) != (task.spec.n, task.spec.m):
             raise UserError(
                 f"base is the run {base}, whose controller is for {saved.task.name} with {saved.task.spec.n} states "
@@ -171,88 +195,123 @@ class OpenRun(NamedTuple):
     """A run read back from its directory."""
 
     directory: RunDirectory
+    name: str
     experiment: Experiment
     task: Task
     algorithm: AbstractAlgorithm
     state: RunState
-    notes: dict[str, Any]
+    about: About
 
 
-def read_experiment(run: RunDirectory, task: str | Task | None, own: Experiment | None) -> Experiment:
+class Named(NamedTuple):
+    """What the user named again, because no file may."""
+
+    task: str | Task | None = None
+    experiment: Experiment | None = None
+    base: str | None = None
+    env: dict[str, Any] | None = None
+
+
+def read_experiment(path: Path, config: dict[str, Any], named: Named) -> Experiment:
     """The recipe of a run.
 
-    Nothing that a file names is imported.  So a task given as module:id, a `Task` object and classes of the user's own
-    have to be named again: the first two as `task`, the last as the whole experiment `own`.
+    Nothing that a file names is imported, or opened outside the run.  So a task given as module:id, a `Task` object, an
+    environment's files, another run's controller and classes of the user's own have to be named again: the last as a
+    whole experiment.
     """
-    config = run.read_config()
-    if own is not None:
+    if named.experiment is not None:
         # What is not code stays as the run began.
-        mine = dataclasses.replace(own, out=None)
-        return mine if task is None else dataclasses.replace(mine, task=task)
-    named = config.get("task")
-    if task is not None:
+        mine = dataclasses.replace(named.experiment, out=None)
+        return mine if named.task is None else dataclasses.replace(mine, task=named.task)
+    task = config.get("task")
+    if named.task is not None:
         config = config | {"task": "named again"}
-    elif isinstance(named, str) and ":" in named:
+    elif isinstance(task, str) and ":" in task:
         raise UserError(
-            f"{run.path} is a run on {named}, which needs an import, and nothing that a file names is ever imported: "
-            f"name it again, with --task {named} (in Python: task={named!r})."
+            f"{path} is a run on {task}, which needs an import, and nothing that a file names is ever imported: "
+            f"name it again, with --task {task} (in Python: task={task!r})."
         )
-    elif isinstance(named, dict):
+    elif isinstance(task, dict):
         raise UserError(
-            f"{run.path} is a run on a Task object of your own: name it again, with --experiment FILE "
+            f"{path} is a run on a Task object of your own: name it again, with --experiment FILE "
             "(in Python: task=... or experiment=...)."
         )
     experiment = codec.decode_fields(Experiment, config, "config.json")
-    if task is not None:
-        experiment = dataclasses.replace(experiment, task=task)
+    if named.task is not None:
+        experiment = dataclasses.replace(experiment, task=named.task)
+    # The base controller of another run is opened only if base steps are missing, and then it is named again.
+    experiment = dataclasses.replace(experiment, base=named.base or "random", data=None)
     check(experiment)
-    return experiment
+    return dataclasses.replace(experiment, env=_environment(path, experiment.env, named.env))
+
+
+def _environment(path: Path, env: dict[str, Any], again: dict[str, Any] | None) -> dict[str, Any]:
+    """The keyword arguments of the environment; what may be the name of a file has to be named again."""
+    again = again or {}
+    for name, value in env.items():
+        outside = isinstance(value, str) and (os.sep in value or Path(value).suffix != "")
+        if name not in again and (outside or isinstance(value, (list, dict))):
+            raise UserError(
+                f"{path} is a run whose environment was made with {name}={value!r}, which may name a file, and nothing "
+                f"outside a run is opened because the run says so: name it again, with --env.{name} VALUE."
+            )
+    return env | again
+
+
+def identity(run: RunDirectory, say: Callable[[str], None]) -> tuple[str | None, dict[str, Any]]:
+    """Name and recipe of a run: from config.json, or, if that is damaged, from the newest valid checkpoint."""
+    file, name, config = run.path / "config.json", None, {}
+    try:
+        name, config = run.read_config()
+    except Damaged as error:
+        say(f"{file} is damaged: {error} The newest valid checkpoint says what it said.")
+    try:
+        stored = checkpoint.newest(run.checkpoints, name, lambda sentence: None)
+    except UserError:
+        if name is None:
+            raise
+        # There is none of its own, so perhaps the file is another run's.
+        stored = checkpoint.newest(run.checkpoints, None, say)
+        say(f"{file} belongs to another run ({name!r}; the checkpoints are of {stored.about.run!r}) and is skipped.")
+        name = None
+    return (stored.about.run, stored.about.experiment) if name is None else (name, config)
 
 
 def open_run(
     path: Path,
-    task: str | Task | None = None,
-    experiment: Experiment | None = None,
+    named: Named | None = None,
     say: Callable[[str], None] | None = None,
+    *,
+    which: Literal["newest", "best", "resumable"] = "newest",
+    strict: bool = False,
 ) -> OpenRun:
-    """Read a run back, from the newest valid checkpoint.  Raises `UserError` if that cannot be."""
-    run = directory.existing(path)
-    recipe = read_experiment(run, task, experiment)
-    real = recipe.make_task()
-    template = recipe.algorithm.init(real, jr.key(recipe.seed))
-    state, notes = load_newest(run.checkpoints, template, say or Quiet().say)
-    return OpenRun(run, recipe, real, recipe.algorithm, state, notes)
+    """Read a run back.
+
+    `which` checkpoint: the newest valid one, the one with the best training returns, or the newest that a run goes on
+    from.  What is damaged is said and passed over.  Raises `UserError` if there is nothing left, or, if `strict`, if
+    anything is damaged.
+    """
+    run, say = directory.existing(path), say or Quiet().say
+    if strict:
+        refuse_damage(run)
+    name, config = identity(run, say)
+    if which == "best":
+        stored = checkpoint.best(run.checkpoints, name, say)
+    else:
+        wanted = lambda about: about.resumable or which == "newest"
+        stored = checkpoint.newest(run.checkpoints, name, say, wanted)
+    recipe = read_experiment(run.path, config, named or Named())
+    # Worker processes are for collecting data; an evaluation needs none.
+    task = (recipe if which == "resumable" else dataclasses.replace(recipe, workers=1)).make_task()
+    if named is None or named.experiment is None:
+        # What a stranger's recipe asks for is not allocated before it is known to be what the checkpoint holds.
+        checkpoint.check_size(stored, jax.eval_shape(lambda key: recipe.algorithm.init(task, key), jr.key(recipe.seed)))
+    template = recipe.algorithm.init(task, jr.key(recipe.seed))
+    state = checkpoint.restore(stored, template)
+    return OpenRun(run, stored.about.run, recipe, task, recipe.algorithm, state, stored.about)
 
 
-def resume(
-    path: Path,
-    steps: int | None = None,
-    task: str | Task | None = None,
-    experiment: Experiment | None = None,
-    show: Display | None = None,
-    command: str | None = None,
-) -> Result:
-    """Go on with a run, to its own budget or to `steps` in all.  Raises as `Experiment.run` does."""
-    show = show or Quiet()
-    run = open_run(path, task, experiment, show.say)
-    recipe = run.experiment if steps is None else dataclasses.replace(run.experiment, steps=steps)
-    check(recipe)
-    notes, taken = run.notes, int(run.state.steps)
-    if taken >= recipe.steps and notes["finished"]:
-        show.say(f"{path} has taken its {taken} steps already; give more with --steps N.")
-        return Result(run.directory.path, taken, notes["returns"], notes["seconds"], "steps")
-    if steps is not None:
-        run.directory.write_config(run.directory.read_config() | {"steps": steps})
-    run.directory.note_start(command)
-    run.directory.keep_metrics(notes["turns"])
-    missing = getattr(run.algorithm, "base_steps", 0) - int(run.state.data.count)
-    algorithm = with_base(run.algorithm, recipe.base, run.task) if missing > 0 else run.algorithm
-    loop = Loop(algorithm, run.task, recipe.steps, recipe.until, run.directory, show, run.state)
-    loop.returns, loop.turns, loop.seconds_before = list(notes["returns"]), notes["turns"], notes["seconds"]
-    return _finish(loop)
-
-
-def _finish(loop: Loop) -> Result:
+def finish(loop: Loop) -> Result:
     """Run the loop to its end; an error says which run it broke off."""
     try:
         with loop.show:
@@ -260,4 +319,4 @@ def _finish(loop: Loop) -> Result:
     except BaseException as error:
         error.run = loop.directory.path  # pyright: ignore[reportAttributeAccessIssue]
         raise
-    return Result(loop.directory.path, int(loop.state.steps), loop.returns, round(loop.seconds(), 3), reason)
+    return Result(loop.directory.path, int(loop.state.steps), loop.progress.returns, round(loop.seconds(), 3), reason)

@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import importlib.util
 import io
+import json
 import sys
 import traceback
 import types
@@ -57,6 +58,8 @@ class OnRun(Common):
     """The run's task, which must be named again if it is a module:id."""
     experiment: Path | None = None
     """The user's file that the run was made from, which must be named again if its recipe has classes of its own."""
+    strict: bool = False
+    """Refuse a run of which any file is damaged, instead of naming it and going on with what is whole."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +68,8 @@ class Resume(OnRun):
 
     steps: int | None = None
     """A new budget of environment steps, those already taken included."""
+    base: str | None = None
+    """The run whose controller collects the first data, which must be named again if they are not complete."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +80,8 @@ class Evaluate(OnRun):
     """How many episodes; None: one from each of the task's fixed starts."""
     seed: int | None = None
     """Start from the reset seeds seed, seed + 1, ... instead of the fixed ones."""
+    best: bool = False
+    """The controller with the best training returns instead of the newest one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,13 +103,41 @@ def parse(default: T, argv: Sequence[str], prog: str, about: str) -> T:
     said = io.StringIO()
     markers = (tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stderr(said):
+        with warnings.catch_warnings(), contextlib.redirect_stderr(said), _WORDS:
             warnings.simplefilter("ignore")
             return tyro.cli(type(default), default=default, args=argv, prog=prog, description=about, config=markers)
     except SystemExit as stop:
         if not stop.code:
             raise
         raise UserError(_unboxed(said.getvalue())) from None
+
+
+def literal_of(hint: Any) -> Any:
+    """The Literal of a type that is a few words or a class (which is for Python only), or None."""
+    parts = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else ()
+    literals = [part for part in parts if typing.get_origin(part) is Literal]
+    others = [part for part in parts if part not in literals]
+    return literals[0] if len(literals) == 1 and others and all(map(dataclasses.is_dataclass, others)) else None
+
+
+_WORDS = tyro.constructors.ConstructorRegistry()
+
+
+@_WORDS.primitive_rule
+def _only_words(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec | None:
+    """tyro sees the words alone; a field whose value is of the class is no flag of this kind."""
+    literal = literal_of(info.type)
+    if literal is None:
+        return None
+    choices = tuple(map(str, typing.get_args(literal)))
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="{" + ",".join(choices) + "}",
+        instance_from_str=lambda args: args[0],
+        is_instance=lambda value: isinstance(value, str) and value in choices,
+        str_from_instance=lambda value: [str(value)],
+        choices=choices,
+    )
 
 
 def flags_of(recipe: Any, path: str = "--") -> dict[str, Flag]:
@@ -120,7 +155,7 @@ def flags_of(recipe: Any, path: str = "--") -> dict[str, Flag]:
         elif isinstance(value, bool):
             found[f"{path}no-{name}" if value else f"{path}{name}"] = Flag(bool, True)
         elif value is not None or _plain(hint):
-            found[f"{path}{name}"] = Flag(hint or type(value), False)
+            found[f"{path}{name}"] = Flag(literal_of(hint) or hint or type(value), False)
     return found
 
 
@@ -134,17 +169,41 @@ def check_flags(known: dict[str, Flag], argv: Sequence[str], prog: str) -> None:
             near = difflib.get_close_matches(name.replace("_", "-"), known, n=1, cutoff=0.5)
             hint = f" The nearest is {near[0]}." if near else ""
             what = "flag" if name.startswith("-") else "further argument"
-            raise UserError(f"There is no {what} {name}.{hint} '{prog} --help' lists all flags.")
+            raise UserError(f"There is no {what} {as_said(name)}.{hint} '{prog} --help' lists all flags.")
         if flag.switch:
             if equals:
-                raise UserError(f"{name} is a switch and takes no value; {value!r} was given.")
+                raise UserError(f"{name} is a switch and takes no value; {quoted(value)} was given.")
             continue
         if not equals:
             if not rest or (rest[0].startswith("--") and rest[0].partition("=")[0] in known):
                 raise UserError(f"{name} needs a value: {allowed(flag.hint)}.")
             value = rest.pop(0)
         if not fits(flag.hint, value):
-            raise UserError(f"{name} is {value!r}; it must be {allowed(flag.hint)}.")
+            raise UserError(f"{name} is {quoted(value)}; it must be {allowed(flag.hint)}.")
+
+
+def quoted(text: str) -> str:
+    """A value in a sentence: in quotes, on one line, and not longer than a line."""
+    return shorten(repr(text))
+
+
+def as_said(text: str) -> str:
+    """A word of the command line in a sentence: as it is, or in quotes where it could not be told from the rest."""
+    return shorten(text if text.isprintable() and text == text.strip() and text else repr(text))
+
+
+def shorten(text: str, most: int = 120) -> str:
+    """At most so many characters."""
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def one_place(places: Sequence[str], command: str, what: str, more: str = ".") -> str:
+    """The one argument that a command takes.  Raises `UserError` for none, for several, and for an empty one."""
+    if len(places) == 1 and places[0].strip():
+        return places[0]
+    many = f"{len(places)} were given: {shorten(' '.join(map(as_said, places)))}"
+    got = many if len(places) > 1 else f"{places[0]!r} was given" if places else "none was given"
+    raise UserError(f"{command} takes one {what}, and {got}{more}")
 
 
 def fits(hint: Any, text: str) -> bool:
@@ -209,16 +268,39 @@ def split(argv: Sequence[str], switches: set[str]) -> tuple[list[str], list[str]
 D = TypeVar("D", bound=Common)
 
 
-def parse_on_run(argv: Sequence[str], default: D, command: str, about: str) -> tuple[Path, D]:
-    """The run directory and the flags of a command line.  Raises `UserError`."""
+def take_env(argv: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """(keyword arguments of the environment, --env.NAME VALUE, the other tokens).  Raises `UserError`."""
+    env: dict[str, Any] = {}
+    rest, tokens = [], list(argv)
+    while tokens:
+        token = tokens.pop(0)
+        name, equals, value = token.partition("=")
+        if not name.startswith("--env."):
+            rest.append(token)
+            continue
+        if not equals and not tokens:
+            raise UserError(f"{name} needs a value.")
+        env[name.removeprefix("--env.")] = _json_or_text(value if equals else tokens.pop(0))
+    return env, rest
+
+
+def _json_or_text(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return {"True": True, "False": False, "None": None}.get(text, text)
+
+
+def parse_on_run(argv: Sequence[str], default: D, command: str, about: str) -> tuple[Path, D, dict[str, Any]]:
+    """The run directory, the flags of a command line, and the keyword arguments of the environment that are named
+    again.  Raises `UserError`."""
+    env, argv = take_env(argv)
     known = {name for name, flag in flags_of(default).items() if flag.switch} | {"-h", "--help"}
     places, rest = split(argv, known)
-    if len(places) != 1 and not (known & {"-h", "--help"} & set(rest)):
-        got = "none was given" if not places else f"{len(places)} were given: {' '.join(places)}"
-        raise UserError(f"{command} takes one run directory, and {got}.")
+    place = "." if {"-h", "--help"} & set(rest) else one_place(places, command, "run directory")
     asked = parse(default, rest, f"forethought {command} DIR", about)
     reach(getattr(asked, "task", None))
-    return Path(places[0] if places else "."), asked
+    return Path(place), asked, env
 
 
 def reach(task: str | None) -> None:

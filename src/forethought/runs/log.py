@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -103,6 +103,20 @@ class Bar:
 
 
 Display = Quiet | Lines | Bar
+
+
+def warnings_of(metrics: Metrics, steps: int, failures: int) -> Iterator[str]:
+    """What a person has to know of a turn at this step.  `failures`: plans that had failed in the episode before it."""
+    failed = int(metrics.get("plan_failures") or 0)
+    if failed > failures:
+        yield (
+            f"Warning: at step {steps} no plan of finite cost was found ({failed} times in this episode); the safe "
+            "action was taken. The model or the cost is not finite there."
+        )
+    if metrics.get("fit_failed"):
+        yield f"Warning: the fit at step {steps} gave numbers that are not finite; the model from before it is kept."
+    if dropped := int(metrics.get("fit_dropped") or 0):
+        yield f"Warning: at step {steps} {dropped} members of the model were dropped: not finite, or far off."
 
 
 def display(quiet: bool) -> Display:

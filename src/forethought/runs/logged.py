@@ -10,17 +10,22 @@ An episode file of ours (.safetensors), a CSV with a header line, or an NPZ with
     episode                  any number that changes from episode to episode (missing: one episode)
     t                        step within the episode; the rows of an episode are put in its order
 
-Without y the last row of each episode has no next state and serves as one only.
+Without y the last row of each episode has no next state and serves as one only.  A file may hold at most a gigabyte,
+unpacked; it is refused before that much is allocated.
 """
 
 from __future__ import annotations
 
 import csv
+import lzma
+import math
 import re
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
+from numpy.lib import format as npy
 
 from forethought.core import Task
 from forethought.math.dataset import append, empty
@@ -28,6 +33,9 @@ from forethought.runs.episodes import read_episode
 from forethought.types import Choices, Dataset, Trajectory, UserError
 
 Columns = dict[str, np.ndarray]
+MOST = 2**30
+"""Bytes that logged data may have, unpacked."""
+HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 VECTORS = ("x", "u", "y")
 SCALARS = ("reward", "terminated", "truncated", "episode", "t", "log_prob", "condition")
 
@@ -53,13 +61,18 @@ def read_logged(path: Path, task: Task) -> Dataset:
 
 def _read_csv(path: Path) -> Columns:
     try:
+        if path.stat().st_size > MOST:
+            raise ValueError(f"it has {path.stat().st_size} bytes, and at most {MOST} are read")
         with path.open(newline="", encoding="utf-8-sig") as file:
             lines = [line for line in csv.reader(file) if line]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"{path} cannot be read as CSV: {error}.") from error
     if len(lines) < 2:
         raise UserError(f"{path} holds no rows; it must have a header line (x0,x1,...,u0,...) and rows of numbers.")
     names = [name.strip() for name in lines[0]]
+    twice = [name for i, name in enumerate(names) if name in names[:i]]
+    if twice:
+        raise UserError(f"{path} has two columns {twice[0]!r}.")
     for i, line in enumerate(lines[1:], start=2):
         if len(line) != len(names):
             raise UserError(
@@ -74,6 +87,8 @@ def _numbers(path: Path, name: str, texts: list[str]) -> np.ndarray:
     values = []
     for i, text in enumerate(texts, start=2):
         try:
+            if "_" in text:  # Python's own way of writing numbers
+                raise ValueError
             values.append(words[text.strip().lower()] if text.strip().lower() in words else float(text))
         except ValueError:
             raise UserError(f"{path}, row {i}, column {name}: {text!r} is no number.") from None
@@ -82,14 +97,37 @@ def _numbers(path: Path, name: str, texts: list[str]) -> np.ndarray:
 
 def _read_npz(path: Path) -> Columns:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            columns = {name: np.asarray(file[name]) for name in file.files}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
-        raise UserError(f"{path} cannot be read as an NPZ of plain arrays: {error}.") from error
-    for name, value in columns.items():
-        if value.dtype.kind not in "fiub":
-            raise UserError(f"{path}: the array {name} is of dtype {value.dtype}; it must hold real numbers.")
-    return columns
+        with zipfile.ZipFile(path) as file:
+            members = file.infolist()
+            names = [m.filename.removesuffix(".npy") for m in members]
+            if len(set(names)) < len(names):
+                raise ValueError("it holds two arrays of the same name")
+            if sum(m.file_size for m in members) > MOST:
+                raise ValueError(f"its arrays have more than {MOST} bytes, unpacked")
+            return {name: _read_array(file, member) for name, member in zip(names, members, strict=True)}
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError, RuntimeError, zlib.error, lzma.LZMAError) as error:
+        raise UserError(f"{path} cannot be read as an NPZ of plain arrays: {str(error)[:300].rstrip('.')}.") from error
+
+
+def _read_array(file: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
+    """One array, allocated only after its header has said what the member's size confirms."""
+    name = member.filename.removesuffix(".npy")
+    with file.open(member) as stream:
+        version = npy.read_magic(stream)
+        if version not in HEADERS:
+            raise ValueError(f"the array {name} is of the unknown format {version}")
+        shape, _, dtype = HEADERS[version](stream)
+        begins = stream.tell()
+    if dtype.hasobject:
+        raise ValueError(f"the array {name} holds objects, which are pickles")
+    if dtype.kind not in "fiub":
+        raise UserError(f"the array {name} is of dtype {dtype}; it must hold real numbers.")
+    if math.prod(shape) * dtype.itemsize != member.file_size - begins:
+        raise ValueError(f"the header of the array {name} tells another size than it has")
+    with file.open(member) as stream:
+        return npy.read_array(stream, allow_pickle=False)
 
 
 def _complete(path: Path, columns: Columns, task: Task) -> Columns:
@@ -119,6 +157,13 @@ def _complete(path: Path, columns: Columns, task: Task) -> Columns:
         if not np.isfinite(value).all():
             row = int(np.argwhere(~np.isfinite(value))[0][0])
             raise UserError(f"{path}: {name} is not finite in row {row} (counted from 0).")
+    for name in ("terminated", "truncated"):
+        if name in known and not np.isin(known[name], (0.0, 1.0)).all():
+            row = int(np.flatnonzero(~np.isin(known[name], (0.0, 1.0)))[0])
+            raise UserError(f"{path}: {name} is {known[name][row]:g} in row {row} (counted from 0); it must be 0 or 1.")
+    for name in ("t", "condition"):
+        if name in known and not ((known[name] == np.floor(known[name])) & (np.abs(known[name]) < 2**53)).all():
+            raise UserError(f"{path}: {name} holds something else than whole numbers.")
     if task.spec.extras and "reward" not in known:
         raise UserError(f"{path} has no column reward, and for {task.name} the reward has to be learned from the data.")
     return known

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import signal
-import threading
 import time
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 import jax.random as jr
@@ -18,13 +15,31 @@ import numpy as np
 
 from forethought.core import AbstractAlgorithm, RunState, Task
 from forethought.math.dataset import append
-from forethought.runs.checkpoint import save
+from forethought.runs.checkpoint import About, save
 from forethought.runs.directory import RunDirectory
-from forethought.runs.episodes import joined, write_episode
-from forethought.runs.log import Display, Turn
+from forethought.runs.episodes import write_episode
+from forethought.runs.files import StorageError, remove, replace_durably
+from forethought.runs.journal import Journal, before_name, journals
+from forethought.runs.log import Display, Turn, warnings_of
+from forethought.runs.metrics import MetricsFile
+from forethought.runs.progress import Progress
+from forethought.runs.signals import stoppable, undisturbed
 from forethought.runs.stopping import Until, convergence
-from forethought.types import Dataset, Metrics, Trajectory
-from forethought.worlds.guard import TransitionError
+from forethought.types import Dataset, Metrics, Trajectory, UserError
+from forethought.worlds.guard import Guard, TransitionError
+from forethought.worlds.remote import WorkerLost
+
+RECENT = 5
+"""Training episodes whose mean return says which checkpoint is the best."""
+
+
+class Rules(NamedTuple):
+    """When a run stops, of itself and when something goes wrong."""
+
+    steps: int
+    until: Until
+    guard: Guard
+    on_save_error: Literal["stop", "go-on"]
 
 
 @dataclass(eq=False)
@@ -33,172 +48,245 @@ class Loop:
 
     algorithm: AbstractAlgorithm
     task: Task
-    steps: int
-    until: Until
+    """Its worlds are watched by the journals."""
+    rules: Rules
     directory: RunDirectory
+    run_name: str
+    config: dict[str, Any]
     show: Display
     state: RunState
-    returns: list[float] = field(default_factory=list)
-    """Returns of the finished training episodes."""
-    turns: int = 0
-    seconds_before: float = 0.0
-    """Wall clock of the earlier parts of a resumed run."""
-    pieces: list[Trajectory] = field(default_factory=list)
-    """What was executed so far in the open episode."""
-    grows: bool = True
-    """Whether the algorithm learned from what it executed last (v0.5 does not)."""
+    progress: Progress
+    metrics: MetricsFile
+    journals: list[Journal] = field(default_factory=list)
+    exact: bool = True
+    """Whether a run that goes on from this state is the run that was never broken off."""
+    unsaved: bool = False
+    """Whether the state is newer than the last checkpoint."""
     began: float = field(default_factory=time.monotonic)
-    failures: int = 0
+
+    def __post_init__(self) -> None:
+        """Let a journal watch each world."""
+        self.journals = [
+            Journal(
+                folder=self.directory.journal,
+                run=self.run_name,
+                m=self.task.spec.m,
+                number=lambda lane=lane: int(self.state.episodes) + lane,
+                say=self.show.say,
+                required=self.rules.on_save_error == "stop",
+            )
+            for lane in range(len(self.task.worlds))
+        ]
+        first, *others = (w.watched(j) for w, j in zip(self.task.worlds, self.journals, strict=True))
+        self.task = dataclasses.replace(self.task, world=first, beside=tuple(others))
+
+    @property
+    def replayable(self) -> bool:
+        """Whether open episodes can be done again."""
+        return all(world.replayable for world in self.task.worlds)
 
     def run(self) -> str:
         """Go on until a rule says stop, learn from everything once more, save; the name of the rule.
 
-        Whatever interrupts it, the transitions that were finished are written and saved before the error goes on.
+        Whatever interrupts it, the transitions that were finished are written down before the error goes on.
         """
         try:
-            while (reason := self.reason()) is None:
-                self.turn()
-            with undisturbed():
-                self.close_episode()
-            self.learn_last()
+            with stoppable():
+                while (reason := self.reason()) is None:
+                    self.turn()
+                self.learn_last()
         except BaseException as error:
             with undisturbed():
                 try:
                     self.rescue(error)
-                except OSError as failed:  # a full disk must not hide what went wrong first
-                    self.show.say(f"Warning: what was finished could not be saved: {failed}.")
+                except (OSError, StorageError) as failed:  # a full disk must not hide what went wrong first
+                    self.show.say(f"Warning: what was finished could not be saved: {failed}")
             raise
+        finally:
+            for journal in self.journals:
+                journal.close()
+            for world in self.task.worlds:
+                world.close()
         return reason
 
     def reason(self) -> str | None:
         """Which rule says stop now, if any."""
-        if int(self.state.steps) >= self.steps:
+        if int(self.state.steps) >= self.rules.steps:
             return "steps"
-        return None if self.state.at is not None else convergence(self.until, self.task.threshold, self.returns)
+        if self.state.open is not None:
+            return None
+        return convergence(self.rules.until, self.task.threshold, self.progress.returns)
 
     def turn(self) -> None:
         """One turn of the algorithm, written down."""
         before = self.state
-        state, trajectory, metrics = self.algorithm.step(self.task, before, self.steps - int(before.steps))
-        if trajectory is None or trajectory.length == 0:
+        try:
+            state, metrics = self.algorithm.step(self.task, before, self.rules.steps - int(before.steps))
+        except TransitionError as error:
+            self.fault(error)
+            return
+        if int(state.steps) == int(before.steps):
             raise RuntimeError(f"{type(self.algorithm).__name__} took no step though steps were left.")
         with undisturbed():
-            self.state = state
-            self.pieces.append(trajectory)
-            self.grows = int(state.data.count) > int(before.data.count)
-            ended = state.at is None
-            if ended:
-                self.returns.append(float(np.sum(joined(self.pieces).reward)))
+            self.state, self.unsaved = state, True
+            self.progress.grows = int(state.data.count) > int(before.data.count)
+            for journal in self.journals:
+                journal.absorbed = journal.rows()
+            if state.open is None:
+                self.finish_episodes(int(before.episodes))
             self.record(metrics)
-            if ended:
-                self.write_episode(complete=True)
+            if state.open is None:
                 self.save()
-        self.show.turn(Turn(int(state.steps), self.steps, self.returns, metrics, self.seconds()))
+        self.show.turn(
+            Turn(int(state.steps), self.rules.steps, self.progress.returns, metrics, self.seconds()),
+        )
+
+    def fault(self, error: TransitionError) -> None:
+        """Something that is no transition: what was finished is kept, and the run goes on if that is wanted."""
+        guard, kept = self.rules.guard, sum(journal.rows() for journal in self.journals)
+        with undisturbed():
+            self.progress.faults += 1
+            if kept == 0 and self.state.open is None:
+                # The next reset must not draw the seed of the one that failed.
+                self.state = dataclasses.replace(self.state, key=jr.fold_in(self.state.key, 1))
+            self.close_episodes(exact=True)
+            self.record({"fault": str(error), "fault_field": error.field, "fault_step": error.step})
+            self.save()
+        goes_on = guard.on_fault == "go-on" or isinstance(error, WorkerLost)
+        if not goes_on or self.progress.faults > guard.most_faults:
+            raise error
+        self.show.say(
+            f"{error} The episode was ended there, and its {kept} steps are kept; a fresh one begins "
+            f"(fault {self.progress.faults} of at most {guard.most_faults})."
+        )
 
     def learn_last(self) -> None:
-        """Learn from the data at hand, so that the saved controller uses all of it; then save."""
-        state, _, metrics = self.algorithm.step(self.task, self.state, 0)
+        """Learn from the data at hand, so that the saved controller uses all of it; then save.
+
+        That is for evaluation: a run that is given more steps goes on from its last whole episode, or, in a world that
+        cannot be replayed, from the episode that ended here, and so is the run that had more steps from the beginning.
+        """
         with undisturbed():
-            self.state = state
+            if self.state.open is not None:
+                self.close_episodes(exact=not self.replayable)
+                if self.exact:
+                    self.save()
+        state, metrics = self.algorithm.step(self.task, self.state, 0)
+        with undisturbed():
+            self.state, self.exact, self.unsaved = state, False, True
             if metrics:
                 self.record(metrics | {"last": True})
             self.save(finished=True)
 
     def record(self, metrics: Metrics) -> None:
-        """One line of metrics, and a warning where planning failed."""
-        failed = metrics.get("plan_failures") or 0
-        if failed > self.failures:
-            self.show.say(
-                f"Warning: at step {int(self.state.steps)} no plan of finite cost was found ({failed} times in this "
-                "episode); the safe action was taken. The model or the cost is not finite there."
-            )
-        self.failures = 0 if self.state.at is None else failed
-        self.turns += 1
+        """One line of metrics, and a warning where planning or fitting failed."""
+        steps = int(self.state.steps)
+        for sentence in warnings_of(metrics, steps, self.progress.failures):
+            self.show.say(sentence)
+        self.progress.failures = 0 if self.state.open is None else int(metrics.get("plan_failures") or 0)
+        self.progress.turns += 1
         line: dict[str, Any] = {
-            "turn": self.turns,
-            "env_steps": int(self.state.steps),
-            "episodes": len(self.returns),
+            "turn": self.progress.turns,
+            "env_steps": steps,
+            "episodes": len(self.progress.returns),
             "seconds": round(self.seconds(), 3),
         }
-        self.directory.append_metrics(line | metrics)
+        self.stored("metrics.jsonl", lambda: self.metrics.append(line | metrics))
 
     def seconds(self) -> float:
         """Wall clock of the run, without the pauses between its parts."""
-        return self.seconds_before + time.monotonic() - self.began
+        return self.progress.seconds + time.monotonic() - self.began
 
-    def write_episode(self, *, complete: bool) -> None:
-        """Write the episode of the pieces at hand into a file."""
-        if self.pieces:
-            whole = joined(self.pieces)
-            number = int(self.state.episodes) - (1 if complete else 0)
-            about = {"task": self.task.name, "complete": complete, "return": float(np.sum(whole.reward))}
-            write_episode(self.directory.episodes, number, whole, about)
-        self.pieces = []
+    def finish_episodes(self, first: int) -> None:
+        """Write the episodes of the journals into files, numbered from `first`, and count the returns of whole ones."""
+        for lane, journal in enumerate(self.journals):
+            whole = journal.episode_so_far()
+            if whole is not None:
+                self.progress.returns += self.write_episode(first + lane, whole, complete=journal.finished())
+                journal.done()
 
-    def close_episode(self) -> None:
-        """End an open episode as if truncated here: its transitions stay, and the next one starts afresh."""
+    def write_episode(self, number: int, episode: Trajectory, *, complete: bool) -> list[float]:
+        """Write an episode into a file; its return, if it is whole."""
+        score = float(np.sum(episode.reward))
+        about = {"run": self.run_name, "task": self.task.name, "complete": complete, "return": score}
+        self.stored(f"Episode {number}", lambda: write_episode(self.directory.episodes, number, episode, about))
+        return [score] if complete else []
+
+    def close_episodes(self, *, exact: bool) -> None:
+        """End the open episodes as if truncated here: all transitions stay, and the next ones start afresh."""
         state = self.state
-        if state.at is None and not self.pieces:
+        if state.open is None and not any(journal.rows() for journal in self.journals):
             return
-        self.write_episode(complete=False)
+        first, data, steps = int(state.episodes), state.data, int(state.steps)
+        for lane, journal in enumerate(self.journals):
+            part = journal.episode_so_far(journal.absorbed)
+            if part is not None:
+                steps += part.length
+                data = append(data, part, first + lane) if self.progress.grows else data
+            data = cut(data, first + lane)
         self.state = dataclasses.replace(
             state,
             # The next episode must not repeat the random numbers of this one.
             key=jr.fold_in(state.key, 1),
-            episodes=state.episodes + jnp.int32(1),
-            data=cut(state.data, int(state.episodes)),
-            at=None,
-            carry=None,
-            so_far=0.0,
+            episodes=state.episodes + jnp.int32(len(self.journals)),
+            steps=jnp.asarray(steps, state.steps.dtype),
+            data=data,
+            open=None,
         )
+        self.exact, self.unsaved = exact, True
+        self.finish_episodes(first)
 
     def rescue(self, error: BaseException) -> None:
-        """Keep what was finished when `error` came, which may carry the transitions of the interrupted piece."""
-        if not isinstance(error, (KeyboardInterrupt, TransitionError)):
+        """Keep what was finished when `error` came.
+
+        Where the world can be replayed a resumed run goes on from the last whole episode, and what is saved here is for
+        evaluation only.
+        """
+        if not isinstance(error, (KeyboardInterrupt, TransitionError, StorageError, UserError)):
             text = "".join(traceback.format_exception(error))
-            (self.directory.path / "error.txt").write_text(text, encoding="utf-8")
-        part = getattr(error, "trajectory", None)
-        if isinstance(part, Trajectory) and part.length > 0:
-            self.pieces.append(part)
-            state = self.state
-            data = append(state.data, part, int(state.episodes)) if self.grows else state.data
-            steps = state.steps + jnp.int32(part.length)
-            self.state = dataclasses.replace(state, data=data, steps=steps)
-        self.close_episode()
-        self.save()
+            replace_durably(self.directory.path / "error.txt", text.encode(errors="replace"))
+        self.close_episodes(exact=not self.replayable)
+        if self.unsaved:
+            self.save()
 
     def save(self, *, finished: bool = False) -> None:
-        """Write a checkpoint."""
-        notes = {
-            "returns": self.returns,
-            "turns": self.turns,
-            "seconds": round(self.seconds(), 3),
-            "finished": finished,
-        }
-        save(self.directory.checkpoints, self.state, notes)
+        """Write a checkpoint; the journals of episodes that are part of it go."""
+        returns = self.progress.returns[-RECENT:]
+        about = About(
+            run=self.run_name,
+            notes=self.progress.notes(self.seconds())
+            | {"finished": finished, "env_steps": int(self.state.steps), "metrics": self.metrics.seal()},
+            experiment=self.config,
+            resumable=self.exact,
+            score=float(np.mean(returns)) if returns else None,
+        )
+        self.unsaved = not self.stored("The checkpoint", lambda: save(self.directory.checkpoints, self.state, about))
+        if self.exact and not self.unsaved:
+            for number, path in journals(self.directory.journal).items():
+                if number < int(self.state.episodes):
+                    remove(path)
+                    if not any(journal.differs for journal in self.journals):
+                        remove(path.with_name(before_name(number)))
+
+    def stored(self, what: str, write: Callable[[], Any]) -> bool:
+        """Write something; where that fails the run stops, or says so and goes on, as configured."""
+        try:
+            write()
+        except OSError as error:
+            sentence = f"{what} could not be saved in {self.directory.path}: {error.strerror}. What was saved stays"
+            if self.rules.on_save_error == "stop":
+                raise StorageError(f"{sentence}.") from error
+            self.show.say(f"Warning: {sentence}; the run goes on, as on-save-error says.")
+            return False
+        return True
 
 
 def cut(data: Dataset, episode: int) -> Dataset:
-    """The data with the last row marked as truncated, if it is of this episode."""
+    """The data with the last row of this episode marked as truncated, unless it is terminated, or there is none."""
     count = int(data.count)
-    if count == 0 or int(data.episode[count - 1]) != episode or bool(data.terminated[count - 1]):
+    rows = np.flatnonzero(np.asarray(data.episode)[:count] == episode)
+    if len(rows) == 0 or bool(data.terminated[rows[-1]]):
         return data
     truncated = np.array(data.truncated)
-    truncated[count - 1] = True
+    truncated[rows[-1]] = True
     return dataclasses.replace(data, truncated=truncated)
-
-
-@contextmanager
-def undisturbed() -> Iterator[None]:
-    """Hold back Ctrl-C until the block is done, so that what is written down is never half of something."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    caught: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: caught.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)
-    if caught:
-        raise KeyboardInterrupt

@@ -6,7 +6,6 @@ import ast
 import dataclasses
 import difflib
 import inspect
-import json
 import typing
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,14 +14,14 @@ from typing import Any, NamedTuple
 import tyro
 
 from forethought.algorithms.globally import V05, V10, V15
-from forethought.core import AbstractAlgorithm
+from forethought.core import AbstractAlgorithm, AbstractPolicy
 from forethought.models.ensemble import EnsembleLearner
 from forethought.planners.cem import CEM
 from forethought.planners.icem import ICEM
 from forethought.planners.mppi import MPPI
 from forethought.planners.shooting import RandomShooting
 from forethought.runs.experiment import Experiment
-from forethought.runs.flags import Common, flags_of, parse, reach, read_file, split
+from forethought.runs.flags import Common, flags_of, one_place, parse, quoted, reach, read_file, split, take_env
 from forethought.types import UserError
 
 ALGORITHMS: dict[str, type] = {"v0.5": V05, "v1.0": V10, "v1.5": V15}
@@ -53,22 +52,19 @@ class Train(NamedTuple):
 def parse_train(argv: Sequence[str]) -> Train:
     """The experiment of a command line.  Raises `UserError`."""
     places, rest = split(argv, switches())
+    example = "; for example: forethought train Pendulum-v1. See 'forethought tasks'."
     asked_help = bool({"-h", "--help"} & set(rest))
-    if len(places) != 1 and not (asked_help and not places):
-        got = "none was given" if not places else f"{len(places)} were given: {' '.join(places)}"
-        raise UserError(
-            f"train takes one task, and {got}; for example: forethought train Pendulum-v1. See 'forethought tasks'."
-        )
-    task = places[0] if places else "TASK"
+    task = "TASK" if asked_help and not places else one_place(places, "train", "task", example)
     reach(task)
     chosen, env, rest = take_chosen(rest)
     default = read_file(Path(task)) if task.endswith(".py") else Experiment(task)
     default = dataclasses.replace(default, algorithm=choose(default.algorithm, chosen))
     view = _view(default)
     found = parse(view, rest, "forethought train TASK", TRAIN)
+    given = {token.partition("=")[0] for token in rest}
     common = Common(**{f.name: getattr(found, f.name) for f in dataclasses.fields(Common)})
-    own = getattr(default.algorithm, "base", None)
-    algorithm = found.algorithm if own is None else dataclasses.replace(found.algorithm, base=own)
+    own = {name: value for name, value in _policies(default.algorithm).items() if f"--algorithm.{name}" not in given}
+    algorithm = dataclasses.replace(found.algorithm, **own) if own else found.algorithm
     settings = {f.name: getattr(found, f.name) for f in dataclasses.fields(Experiment) if f.name not in ("task", "env")}
     settings |= {"task": default.task, "env": default.env | env, "algorithm": algorithm}
     return Train(Experiment(**settings), common)
@@ -86,11 +82,11 @@ def take_chosen(argv: Sequence[str]) -> tuple[dict[str, str], dict[str, Any], li
     """(names of classes, keyword arguments of the environment, the other tokens with short prefixes written out)."""
     tables = {"--algorithm": ALGORITHMS, "--planner": PLANNERS, "--model": MODELS}
     chosen: dict[str, str] = {}
-    env: dict[str, Any] = {}
-    rest, tokens = [], list(argv)
+    env, tokens = take_env(argv)
+    rest = []
     while tokens:
         name, equals, value = tokens.pop(0).partition("=")
-        if name not in tables and not name.startswith("--env."):
+        if name not in tables:
             long = next((name.replace(s, full, 1) for s, full in SHORT.items() if name.startswith(s)), name)
             rest.append(long + equals + value)
             continue
@@ -98,10 +94,7 @@ def take_chosen(argv: Sequence[str]) -> tuple[dict[str, str], dict[str, Any], li
             if not tokens:
                 raise UserError(f"{name} needs a value.")
             value = tokens.pop(0)
-        if name in tables:
-            chosen[name] = _known(name, value, tables[name])
-        else:
-            env[name.removeprefix("--env.")] = _json_or_text(value)
+        chosen[name] = _known(name, value, tables[name])
     return chosen, env, rest
 
 
@@ -110,14 +103,7 @@ def _known(flag: str, value: str, table: dict[str, type]) -> str:
         return value
     near = difflib.get_close_matches(value, table, n=1)
     hint = f" The nearest is {near[0]}." if near else ""
-    raise UserError(f"{flag} is {value!r}; it must be {' or '.join(table)}.{hint}")
-
-
-def _json_or_text(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return {"True": True, "False": False, "None": None}.get(text, text)
+    raise UserError(f"{flag} is {quoted(value)}; it must be {' or '.join(table)}.{hint}")
 
 
 def choose(algorithm: AbstractAlgorithm, chosen: dict[str, str]) -> Any:
@@ -133,11 +119,20 @@ def choose(algorithm: AbstractAlgorithm, chosen: dict[str, str]) -> Any:
     return algorithm
 
 
+PLAIN = {"base": None, "safe": "zero"}
+"""Fields of an algorithm that may hold a policy, which no flag can name, and what the flags show in its place."""
+
+
+def _policies(algorithm: Any) -> dict[str, AbstractPolicy]:
+    """The policies of the user's own in these fields."""
+    held = {name: getattr(algorithm, name, None) for name in PLAIN}
+    return {name: value for name, value in held.items() if isinstance(value, AbstractPolicy)}
+
+
 def _view(default: Experiment) -> Any:
     """The fields of an experiment that are flags, and the common ones, as one dataclass for tyro."""
-    algorithm = default.algorithm
-    if getattr(algorithm, "base", None) is not None:
-        algorithm = dataclasses.replace(algorithm, base=None)  # pyright: ignore[reportCallIssue]
+    plain = {name: PLAIN[name] for name in _policies(default.algorithm)}
+    algorithm = dataclasses.replace(default.algorithm, **plain)  # pyright: ignore[reportCallIssue]
     shown = dataclasses.replace(default, algorithm=algorithm)
     fields = []
     for source in (shown, Common()):

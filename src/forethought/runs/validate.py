@@ -16,6 +16,7 @@ from forethought.core import AbstractAlgorithm, AbstractLearner, AbstractPlanner
 from forethought.math.rollout import Imagination
 from forethought.runs.stopping import Until
 from forethought.types import UserError
+from forethought.worlds.guard import Guard
 
 
 class Number(NamedTuple):
@@ -45,7 +46,10 @@ class Number(NamedTuple):
         kind = numbers.Integral if self.whole else numbers.Real
         if isinstance(value, bool) or not isinstance(value, kind):
             return False
-        number = float(value)
+        try:
+            number = float(value)
+        except OverflowError:  # a whole number that no float can hold
+            return False
         above = number > self.low if self.open_low else number >= self.low
         return math.isfinite(number) and above and number <= self.high
 
@@ -79,9 +83,33 @@ class Instance(NamedTuple):
         return isinstance(value, self.types)
 
 
+class Either(NamedTuple):
+    """What one of two rules allows."""
+
+    first: OneOf
+    second: Instance
+
+    def allowed(self) -> str:
+        """What is allowed, for the end of a sentence."""
+        return f"{self.first.allowed()} or {self.second.allowed()}"
+
+    def accepts(self, value: Any) -> bool:
+        """Whether one of them does."""
+        return self.second.accepts(value) or self.first.accepts(value)
+
+
 def _short(value: float | int) -> str:
     """A bound as one would write it."""
     return str(int(value)) if value == int(value) else str(value)
+
+
+def _said(value: Any) -> str:
+    """A value in a sentence: on one line, and not longer than a line."""
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # Python does not write whole numbers of more than 4300 digits
+        text = f"a {type(value).__name__} that cannot be shown"
+    return text if len(text) <= 120 else text[:117] + "..."
 
 
 INT32 = 2**31 - 1
@@ -94,7 +122,7 @@ NOT_NEGATIVE = Number(low=0)
 SHARE = Number(low=0, high=1)
 POSITIVE_SHARE = Number(low=0, high=1, open_low=True)
 FLAG = OneOf((True, False))
-Rules = dict[str, Number | OneOf | Instance]
+Rules = dict[str, Number | OneOf | Instance | Either]
 SOME_PATH = Instance((str, Path, type(None)), "a path, or None")
 
 _IMAGINATION = Instance((Imagination,), "an Imagination")
@@ -104,6 +132,7 @@ _LOOP: Rules = {
     "base": Instance((AbstractPolicy, type(None)), "a policy, or None"),
     "base_steps": NATURAL,
     "discount": POSITIVE_SHARE,
+    "safe": Either(OneOf(("zero", "hold")), Instance((AbstractPolicy,), "a policy")),
 }
 _SEARCH: Rules = {"imagination": _IMAGINATION, "samples": SIZE, "iterations": SIZE, "scale": POSITIVE}
 _ELITES: Rules = {"elites": SIZE, "momentum": Number(low=0, high=1)}
@@ -122,6 +151,17 @@ RULES: dict[str, Rules] = {
         "data": SOME_PATH,
         "base": Instance((str,), 'a name: "random", "coloured", or a run directory'),
         "env": Instance((dict,), "a dict of keyword arguments for gymnasium.make"),
+        "workers": Number(whole=True, low=1, high=256),
+        "replayable": FLAG,
+        "guard": Instance((Guard,), "a Guard"),
+        "on_save_error": OneOf(("stop", "go-on")),
+    },
+    "Guard": {
+        "reward_bound": POSITIVE,
+        "observation_bound": POSITIVE,
+        "deadline": POSITIVE,
+        "on_fault": OneOf(("stop", "go-on")),
+        "most_faults": NATURAL,
     },
     "Until": {
         "solved": FLAG,
@@ -191,7 +231,7 @@ def problems(recipe: Any, path: str = "") -> Iterator[str]:
         rule = rules.get(field.name)
         if rule is not None and not rule.accepts(value):
             wrong.add(field.name)
-            yield f"{here} is {value!r}; it must be {rule.allowed()}."
+            yield f"{here} is {_said(value)}; it must be {rule.allowed()}."
         yield from problems(value, f"{here}.")
     for name, small, large in AT_MOST:
         if name == cls.__name__ and not wrong & {small, large} and getattr(recipe, small) > getattr(recipe, large):

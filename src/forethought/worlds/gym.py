@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,10 +14,11 @@ import jax.random as jr
 import numpy as np
 from gymnasium import spaces
 
-from forethought.core import AbstractPolicy, AbstractWorld
+from forethought.core import AbstractPolicy, AbstractWitness, AbstractWorld
 from forethought.math.act import act, start
 from forethought.types import Actions, Box, Choices, Cursor, RandomKey, Spec, Trajectory, UserError
 from forethought.worlds.recorder import Recorder, joined
+from forethought.worlds.remote import RemoteEnv
 from forethought.worlds.source import Source, clock, executed, find
 
 
@@ -50,12 +52,17 @@ class GymWorld(AbstractWorld):
     """Steps (decisions, where actions are repeated) after which an episode is truncated."""
     source: Source = eqx.field(static=True)
     live: Live = eqx.field(static=True)
+    replayable: bool = eqx.field(static=True, default=True)
+    deadline: float | None = eqx.field(static=True, default=None)
+    """Seconds that a step may take in a worker process, in which the environment then lives; None: it lives here."""
+    witness: AbstractWitness | None = eqx.field(static=True, default=None)
 
     @property
     def env(self) -> gymnasium.Env:
         """The environment instance behind this world."""
         if self.live.env is None:
-            self.live.env = self.source.make()
+            late = self.deadline
+            self.live.env = self.source.make() if late is None else RemoteEnv(self.source, late)
         return self.live.env
 
     def reset(self, key: RandomKey, condition: int | None = None) -> Cursor:
@@ -72,6 +79,8 @@ class GymWorld(AbstractWorld):
         observation, _ = self.env.reset(seed=int(condition))
         live.x = np.array(observation, np.float64)
         live.t, live.condition, live.done = 0, int(condition), False
+        if self.witness is not None:
+            self.witness.began(live.x, live.condition)
         return live.cursor()
 
     def collect(
@@ -97,6 +106,8 @@ class GymWorld(AbstractWorld):
                 record.add(vector, y, float(reward), bool(terminated), bool(truncated))
                 live.x, live.done = y, bool(terminated or truncated)
                 live.t += 1
+                if self.witness is not None:
+                    self.witness.happened(vector, y, float(reward), bool(terminated), bool(truncated))
         except BaseException as error:
             live.done = True
             error.trajectory = record.trajectory()  # pyright: ignore[reportAttributeAccessIssue]
@@ -125,7 +136,18 @@ class GymWorld(AbstractWorld):
 
     def fresh(self) -> GymWorld:
         """A world with its own environment instance, made at its first reset."""
-        return GymWorld(self.spec, self.actions, self.limit, self.source, Live())
+        return dataclasses.replace(self, live=Live(), witness=None)
+
+    def watched(self, witness: AbstractWitness) -> GymWorld:
+        """The same environment instance; the witness sees each step as it is taken."""
+        return dataclasses.replace(self, witness=witness)
+
+    def close(self) -> None:
+        """Close the environment instance, if there is one."""
+        live = self.live
+        env, live.env, live.done = live.env, None, True
+        if env is not None:
+            env.close()
 
     def _standing(self, at: Cursor) -> Live:
         """The live environment, if `at` is where it stands."""
@@ -172,7 +194,7 @@ def gym_world(
     shape = env.observation_space.shape
     assert shape is not None
     spec = Spec(n=shape[0], m=actions.m)
-    return GymWorld(spec, actions, -(-steps // action_repeat), source, Live(env))
+    return GymWorld(spec=spec, actions=actions, limit=-(-steps // action_repeat), source=source, live=Live(env))
 
 
 def _actions(space: spaces.Space, name: str) -> Actions:

@@ -12,7 +12,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Float, Int
 
-from forethought.core import AbstractCost, AbstractPolicy, AbstractWorld
+from forethought.core import AbstractCost, AbstractPolicy, AbstractWitness, AbstractWorld
 from forethought.math.angles import wrap_components
 from forethought.types import (
     Action,
@@ -28,6 +28,7 @@ from forethought.types import (
     UserError,
 )
 from forethought.worlds.guard import TransitionError
+from forethought.worlds.watched import Watched, watch
 
 MAX_SEED = 2**31
 
@@ -76,6 +77,7 @@ class SimulatedWorld(AbstractWorld):
     """Steps after which an episode is truncated."""
     dtype: str = eqx.field(static=True, default="float32")
     """Of the simulation: float32, or float64 where jax has 64-bit on."""
+    replayable: bool = eqx.field(static=True, default=True)
 
     def reset(self, key: RandomKey, condition: int | None = None) -> Cursor:
         """Start an episode; start and first observation depend on the condition alone.
@@ -128,6 +130,13 @@ class SimulatedWorld(AbstractWorld):
     def fresh(self) -> SimulatedWorld:
         """Itself: nothing here can be disturbed."""
         return self
+
+    def watched(self, witness: AbstractWitness) -> Watched:
+        """The witness sees whole pieces, after the scan: nothing real can be lost between two steps of it."""
+        return watch(self, witness)
+
+    def close(self) -> None:
+        """Nothing is held."""
 
     def _trim(self, rows: Any, condition: int) -> Trajectory:
         """The transitions that were really made, in float64, checked."""

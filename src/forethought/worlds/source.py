@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import gymnasium
@@ -19,7 +19,7 @@ from gymnasium.spaces.utils import flatten_space
 from gymnasium.wrappers import FlattenObservation, FrameStackObservation, TimeLimit
 
 from forethought.errors import UserError
-from forethought.worlds.guard import FIVE, TransitionError, check_reset, check_transition
+from forethought.worlds.guard import FIVE, Checker, Guard, Say, TransitionError
 
 
 @dataclass(eq=False)
@@ -33,12 +33,27 @@ class Source:
     """Environment steps after which an episode is truncated; None: as registered."""
     action_repeat: int
     history: int
+    guard: Guard = field(default_factory=Guard)
 
     def make(self) -> gymnasium.Env:
         """A new instance: checked, its actions repeated, its observations flat and stacked.
 
         The guard sits innermost, so that it sees what the environment itself returned.  Raises `UserError` where
-        Gymnasium cannot make it, whatever the reason.
+        Gymnasium cannot make it, whatever the reason, and for observations that are no vectors.
+        """
+        env = self.bare()
+        refuse_observation(env.observation_space, self.id)
+        env = Guarded(env, self.id, self.action_repeat, self.guard)
+        if not _flat(env.observation_space):
+            env = FlattenObservation(env)
+        if self.history > 1:
+            env = FlattenObservation(FrameStackObservation(env, self.history))
+        return env
+
+    def bare(self) -> gymnasium.Env:
+        """A new instance as Gymnasium makes it, with its time limit.
+
+        Raises `UserError` where Gymnasium cannot make it, whatever the reason, or it has no spaces.
         """
         try:
             # Our guard says more than Gymnasium's checker, and is ten times faster.
@@ -46,23 +61,27 @@ class Source:
         except Exception as error:
             given = f" with {dict(self.kwargs)}" if self.kwargs else ""
             raise UserError(f"Gymnasium cannot make {self.id}{given}: {_line(error)}.") from error
-        refuse_observation(env.observation_space, self.id)
-        env = Guarded(env, self.id, self.action_repeat)
-        if not _flat(env.observation_space):
-            env = FlattenObservation(env)
-        if self.history > 1:
-            env = FlattenObservation(FrameStackObservation(env, self.history))
+        for name in ("observation_space", "action_space"):
+            if not isinstance(getattr(env, name, None), spaces.Space):
+                raise UserError(
+                    f"{self.id} has no {name}; its __init__ must set self.{name} to one of Gymnasium's spaces, such "
+                    "as gymnasium.spaces.Box."
+                )
         return env
 
 
 class Guarded(gymnasium.Wrapper):
-    """Checks every transition, and repeats each action `repeat` times with the rewards summed."""
+    """Checks every transition, and repeats each action `repeat` times with the rewards summed.
 
-    def __init__(self, env: gymnasium.Env, name: str, repeat: int):
+    What is no fault but should be known goes to `say` as a sentence; None: it becomes a warning.
+    """
+
+    def __init__(self, env: gymnasium.Env, name: str, repeat: int, guard: Guard | None = None, say: Say | None = None):
         super().__init__(env)
         self.name = name
         self.repeat = repeat
         self.steps = 0
+        self.checker = Checker(env.observation_space, name, guard, say)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """The environment's reset; `TransitionError` if it fails or returns something else."""
@@ -70,7 +89,7 @@ class Guarded(gymnasium.Wrapper):
             result = self.env.reset(seed=seed, options=options)
         except Exception as error:
             raise TransitionError(self.name, None, "reset", error, "raised an exception") from error
-        check_reset(result, self.env.observation_space, self.name)
+        self.checker.reset(result)
         self.steps = 0
         return result
 
@@ -83,7 +102,7 @@ class Guarded(gymnasium.Wrapper):
             except Exception as error:
                 part, wrong = _blame(error)
                 raise TransitionError(self.name, self.steps, part, error, wrong) from error
-            check_transition(result, self.env.observation_space, self.name, self.steps)
+            self.checker.transition(result, self.steps)
             self.steps += 1
             y, reward, terminated, truncated, info = result
             total += float(reward)

@@ -1,0 +1,192 @@
+"""Going on with a run, as if it had never been broken off."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import jax.numpy as jnp
+import jax.random as jr
+
+from forethought.core import RunState, Task
+from forethought.math.dataset import append
+from forethought.runs import metrics
+from forethought.runs.checkpoint import newest, numbered, read_about
+from forethought.runs.directory import RunDirectory
+from forethought.runs.episodes import checked_episode, episode_files, keep_episodes, read_sums
+from forethought.runs.experiment import Experiment, Named, OpenRun, Result, finish, open_run, with_base
+from forethought.runs.files import Damaged, remove
+from forethought.runs.journal import before_name, journals, read_journal
+from forethought.runs.log import Display, Quiet
+from forethought.runs.loop import Loop, Rules, cut
+from forethought.runs.metrics import MetricsFile
+from forethought.runs.progress import from_notes
+from forethought.runs.validate import check
+from forethought.runs.verify import problems
+from forethought.types import Trajectory, UserError
+
+
+def resume(
+    path: Path | str,
+    steps: int | None = None,
+    task: str | Task | None = None,
+    experiment: Experiment | None = None,
+    show: Display | None = None,
+    *,
+    command: str | None = None,
+    base: str | None = None,
+    env: dict[str, object] | None = None,
+    strict: bool = False,
+) -> Result:
+    """Go on with a run, to its own budget or to `steps` in all.
+
+    A run in a world that can be replayed goes on from its last whole episode, bit for bit as if it had not been broken
+    off, and does the open one again.  In any other world what was tried is kept as data, and a new episode begins.
+    `strict` refuses a run of which any file is damaged; otherwise each is named.  Raises as `Experiment.run` does.
+    """
+    show, path = show or Quiet(), Path(path)
+    named: list[str] = []
+    say = lambda sentence: (named.append(sentence), show.say(sentence))[1]
+    run = open_run(path, Named(task, experiment, base, env), say, which="resumable", strict=strict)
+    for sentence in problems(run.directory):
+        if not any(sentence.split(": ")[0] in earlier for earlier in named):
+            show.say(f"Damaged: {sentence}")
+    progress = from_notes(run.about.notes, str(run.directory.path))
+    recipe = run.experiment if steps is None else dataclasses.replace(run.experiment, steps=steps)
+    check(recipe)
+    if (done := _finished(run, recipe.steps, show)) is not None:
+        return done
+    for left in numbered(run.directory.checkpoints):
+        # A look at an open episode, or at the end: the run goes back behind it, and so do its files.
+        with suppress(Damaged):
+            if not read_about(left).resumable:
+                remove(left)
+    config = run.about.experiment | ({} if steps is None else {"steps": steps})
+    run.directory.write_config(run.name, config)
+    run.directory.note_start(run.name, command)
+    missing = getattr(run.algorithm, "base_steps", 0) - int(run.state.data.count)
+    if missing > 0 and base is None and run.about.experiment.get("base") not in ("random", None):
+        base = _base_again(run)
+    algorithm = with_base(run.algorithm, base or "random", run.task) if missing > 0 else run.algorithm
+    rules = Rules(recipe.steps, recipe.until, recipe.guard, recipe.on_save_error)
+    lines = _lines(run, show)
+    loop = Loop(algorithm, run.task, rules, run.directory, run.name, config, show, run.state, progress, lines)
+    _go_on(loop)
+    return finish(loop)
+
+
+def _finished(run: OpenRun, steps: int, show: Display) -> Result | None:
+    """What the run came to, if it has taken its steps already."""
+    last = newest(run.directory.checkpoints, run.name, lambda sentence: None).about
+    progress = from_notes(last.notes, str(run.directory.path))
+    taken = last.notes.get("env_steps")
+    if not last.notes.get("finished") or not isinstance(taken, int) or taken < steps:
+        return None
+    show.say(f"{run.directory.path} has taken its {taken} steps already; give more with --steps N.")
+    return Result(run.directory.path, taken, progress.returns, progress.seconds, "steps")
+
+
+def _base_again(run: OpenRun) -> str:
+    """The base policy of a run whose base steps are not done: a plain name, or a sentence for another run's."""
+    named = run.about.experiment.get("base")
+    if named == "coloured":
+        return named
+    raise UserError(
+        f"{run.directory.path} collects its first data with the controller of {named}, and nothing outside a run is "
+        "opened because the run says so: name it again, with --base DIR."
+    )
+
+
+def _lines(run: OpenRun, show: Display) -> MetricsFile:
+    """The metrics up to the checkpoint; a damaged file is put aside."""
+    seal = run.about.notes.get("metrics")
+    try:
+        return metrics.resumed(run.directory.metrics, seal if isinstance(seal, dict) else {})
+    except Damaged as error:
+        show.say(f"{error} It is put aside as metrics.jsonl.damaged, and a new one begins.")
+        return MetricsFile(run.directory.metrics)
+
+
+def _go_on(loop: Loop) -> None:
+    """Deal with what happened after the checkpoint: it is done again, or kept."""
+    folder, first = loop.directory.journal, int(loop.state.episodes)
+    for number, file in journals(folder).items():
+        if number < first:
+            remove(file)  # part of the checkpoint
+    if not loop.replayable:
+        _salvage(loop)
+        return
+    expected: dict[int, Trajectory] = {}
+    for number, file in journals(folder).items():
+        with suppress(Damaged):  # it has been named
+            expected[number] = read_journal(file, loop.run_name).trajectory
+        file.replace(folder / before_name(number))
+    for journal in loop.journals:
+        journal.expected = expected
+    if expected:
+        done = sum(t.length for t in expected.values())
+        loop.show.say(f"Going on from step {int(loop.state.steps)}; the {done} steps after it are done again.")
+    keep_episodes(loop.directory.episodes, first)
+
+
+def _salvage(loop: Loop) -> None:
+    """Make data of the transitions after the checkpoint: nothing that was really tried is lost."""
+    widths = loop.task.spec.n, loop.task.spec.m
+    found = _tried(loop.directory, loop.run_name, int(loop.state.episodes), widths, loop.show.say)
+    if not found:
+        return
+    kept = 0
+    for number, (trajectory, whole) in sorted(found.items()):
+        loop.state = _with_episode(loop.state, trajectory, number, grows=loop.progress.grows)
+        loop.progress.returns += loop.write_episode(number, trajectory, complete=whole)
+        kept += trajectory.length
+    loop.show.say(
+        f"{kept} steps in {len(found)} episodes happened after the last checkpoint; they are kept as data, and a new "
+        "episode begins."
+    )
+    loop.save()
+
+
+def _tried(
+    run: RunDirectory, name: str, first: int, widths: tuple[int, int], say: Callable[[str], None]
+) -> dict[int, tuple[Trajectory, bool]]:
+    """Episodes from this number on, from their files or their journals, and whether they are whole."""
+    found: dict[int, tuple[Trajectory, bool]] = {}
+    for number, file in journals(run.journal).items():
+        try:
+            read = read_journal(file, name)
+        except Damaged:
+            continue  # it has been named
+        if number >= first and read.trajectory.length:
+            found[number] = read.trajectory, read.ended
+    try:
+        sums = read_sums(run.episodes)
+    except Damaged:
+        sums = {}
+    for number in episode_files(run.episodes):
+        if number >= first and number not in found:
+            try:
+                trajectory, about = checked_episode(run.episodes, number, name, sums)
+            except Damaged:
+                continue  # it has been named
+            found[number] = trajectory, bool(about.get("complete"))
+    n, m = widths
+    for number, (trajectory, _) in list(found.items()):
+        if trajectory.x.shape[1:] != (n,) or trajectory.u.shape[1:] != (m,):
+            say(f"Episode {number} has other states or actions than {run.path}, and is not taken over.")
+            del found[number]
+    return found
+
+
+def _with_episode(state: RunState, trajectory: Trajectory, number: int, *, grows: bool) -> RunState:
+    """The state after an episode that ended, or is ended here."""
+    data = append(state.data, trajectory, number) if grows else state.data
+    return dataclasses.replace(
+        state,
+        key=jr.fold_in(state.key, 1),
+        episodes=jnp.asarray(max(int(state.episodes), number + 1), state.episodes.dtype),
+        steps=state.steps + jnp.asarray(trajectory.length, state.steps.dtype),
+        data=cut(data, number),
+    )
