@@ -227,9 +227,9 @@ def one(i: int, seed: int, home: Path, references: dict[str, tuple[Run, int, flo
         status = child(job, trap, limit)
         kills += os.WIFSIGNALED(status)
         expected.append(in_files(path))
-        job = (lambda: resume(path)) if (path / "checkpoints").is_dir() else begin
-        if not (path / "checkpoints").is_dir():
-            shutil.rmtree(path, ignore_errors=True)  # killed before anything was tried
+        job = (lambda: resume(path)) if (path / "config.json").is_file() else begin
+        if not (path / "config.json").is_file():
+            shutil.rmtree(path, ignore_errors=True)  # killed before there was anything to go on with
     again = child(job, nothing)
     wrong = [] if again == 0 else [f"the resumed run ended with {again}"]
     if again == 0:

@@ -17,6 +17,8 @@ is 1 if a target is missed.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import dataclasses
 import json
 import os
 import shutil
@@ -61,8 +63,7 @@ class Forgetful(AbstractAlgorithm):
         after, metrics = self.inner.step(task, state, limit)
         if after.open is not None:
             return after, metrics
-        values = {name: getattr(after, name) for name in RunState.__dataclass_fields__}
-        return RunState(**values | {"data": newest(after.data, self.rows)}), metrics
+        return dataclasses.replace(after, data=newest(after.data, self.rows)), metrics
 
     def policy(self, task: Task, state: RunState) -> AbstractPolicy:
         return self.inner.policy(task, state)
@@ -104,7 +105,9 @@ class Sampler(Quiet):
         last = self.samples[-1]["seconds"] if self.samples else -self.every
         if now - last >= self.every:
             counts = {"steps": turn.env_steps, "episodes": self.episodes, "turns": self.turns}
-            self.samples.append({"seconds": round(now, 3), **resources(), "compilations": self.compilations(), **counts})
+            self.samples.append(
+                {"seconds": round(now, 3), **resources(), "compilations": self.compilations(), **counts}
+            )
         if now >= self.seconds:
             raise Enough
 
@@ -119,7 +122,7 @@ def counter() -> Callable[[], int]:
     """How many programs jax has compiled, or loaded, since this call."""
     seen = [0]
 
-    def listen(event: str, seconds: float, **_: Any) -> None:
+    def listen(event: str, duration_secs: float, **_: Any) -> None:
         seen[0] += event == COMPILED
 
     monitoring.register_event_duration_secs_listener(listen)
@@ -130,7 +133,9 @@ def judged(samples: Sequence[dict[str, Any]], seconds: float) -> dict[str, Any]:
     """What the samples after the first third say."""
     steady = [sample for sample in samples if sample["seconds"] >= seconds / 3]
     if len(steady) < FEWEST:
-        raise SystemExit(f"There are {len(steady)} samples after the warm-up; at least {FEWEST} are needed: run longer.")
+        raise SystemExit(
+            f"There are {len(steady)} samples after the warm-up; at least {FEWEST} are needed: run longer."
+        )
     clock, memory = (np.array([sample[name] for sample in steady]) for name in ("seconds", "megabytes"))
     slope = float(np.polyfit(clock, memory, 1)[0]) * 600
     constant = {
@@ -155,10 +160,8 @@ def soak(seconds: float, every: float, home: Path) -> tuple[list[dict[str, Any]]
     algorithm = V15(learner=EnsembleLearner(gradient_steps=100))
     experiment = Experiment(TASK, Forgetful(algorithm, ROWS), steps=10**9, limit=LIMIT, out=home / "run")
     sampler = Sampler(seconds, every, counter())
-    try:
+    with contextlib.suppress(Enough):
         experiment.run(show=sampler)
-    except Enough:
-        pass
     text = " ".join(wadler_lindig.pformat(algorithm, hide_defaults=False).split())
     settings = {"task": TASK, "limit": LIMIT, "rows": ROWS, "algorithm": text}
     return sampler.samples, settings

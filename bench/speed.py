@@ -109,7 +109,7 @@ def learned(algorithm: V15, target: Task, rows: int) -> RunState:
     state = dataclasses.replace(algorithm, base_steps=rows).init(target, jr.key(0))
     collecting = dataclasses.replace(algorithm, base_steps=rows)
     while int(state.data.count) < rows:
-        state, _, _ = collecting.step(target, state, rows - int(state.data.count))
+        state, _ = collecting.step(target, state, rows - int(state.data.count))
     return algorithm.step(target, state, 0)[0]
 
 

@@ -8,9 +8,10 @@ Trains the default v1.5 on Pendulum-v1 for 300 steps and then times, on its stat
   dropped; the median must be at most 50 ms
 - row: one transition on its way to the disk (not flushed: a kill does not lose it)
 - end: the last transition of an episode with its mark, flushed to the disk
-- opened: the file of a new episode with its header, flushed
+- opened: the file of a new episode with its header (not flushed)
 - read: the newest checkpoint read back into a state, its SHA-256 compared
 - verify: every file of the run read and compared with what was written
+- flush: what the disk takes for a few bytes, beside which the others have to be seen
 
 Files go to the folder for temporary files, or to the one given.  The status is 1 if the target is missed.
 """
@@ -28,6 +29,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import jax
 import jax.random as jr
@@ -57,12 +59,28 @@ def spread(seconds: Sequence[float]) -> dict[str, Any]:
 
 def timed(work: Callable[[], object], rounds: int) -> dict[str, Any]:
     """Seconds of each round; one more before them warms up."""
-    taken = []
+    taken, processor = [], []
     for _ in range(rounds + 1):
-        began = time.perf_counter()
+        began, before = time.perf_counter(), time.process_time()
         work()
         taken.append(time.perf_counter() - began)
-    return spread(taken[1:])
+        processor.append(time.process_time() - before)
+    return spread(taken[1:]) | {"processor_median": statistics.median(processor[1:])}
+
+
+def flush(file: Path) -> None:
+    """Write a few bytes to the disk."""
+    with file.open("ab") as opened:
+        opened.write(b"0" * 64)
+        opened.flush()
+        os.fsync(opened.fileno())
+
+
+def flushes(work: Callable[[], object]) -> int:
+    """How often it flushes."""
+    with patch("os.fsync", wraps=os.fsync) as called:
+        work()
+    return called.call_count
 
 
 def journalled(folder: Path, rounds: int) -> dict[str, Any]:
@@ -92,9 +110,13 @@ def measure(algorithm: AbstractAlgorithm, task: str, steps: int, rounds: int, ho
     opened, run = open_run(path), existing(path)
     template = algorithm.init(opened.task, jr.key(0))
     saves = home / "saves"
-    found = {"checkpoint": timed(lambda: checkpoint.save(saves, opened.state, opened.about), rounds)}
+    # As one in mid-run, of which the newest few are kept: the last one of a run is for evaluation only.
+    about = opened.about._replace(resumable=True)
+    save = lambda: checkpoint.save(saves, opened.state, about)
+    found = {"checkpoint": timed(save, rounds) | {"flushes": flushes(save)}}
     found |= journalled(home / "journal", rounds)
     read = lambda: checkpoint.restore(checkpoint.newest(run.checkpoints, opened.name, Quiet().say), template)
+    found["flush"] = timed(lambda: flush(home / "flush"), rounds)
     found["read"] = timed(read, rounds)
     if damage := list(problems(run)):
         raise RuntimeError(f"The run is damaged: {damage[0]}")

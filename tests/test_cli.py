@@ -14,7 +14,8 @@ import pytest
 
 from forethought import Experiment, UserError
 from forethought._version import __version__
-from forethought.runs.experiment import open_run
+from forethought.runs.experiment import Named, open_run
+from forethought.runs.files import read_sealed, seal
 from forethought.runs.flags import flags_of
 from forethought.runs.train_flags import ALGORITHMS, PLANNERS, choose, parse_train
 from forethought.runs.validate import check
@@ -78,7 +79,7 @@ def test_train_says_what_it_made(capsys, tmp_path):
     made = next((tmp_path / "runs").iterdir())
     assert f"Evaluate: forethought evaluate runs/{made.name}" in answer.out
     assert "step 30/30  episode 3" in answer.err
-    start = json.loads((made / "run.json").read_text())["starts"][0]
+    start = read_sealed(made / "run.json")["starts"][0]
     assert start["command"].startswith("forethought train pendulum --limit 10")
 
 
@@ -124,6 +125,47 @@ def test_a_damaged_checkpoint_is_skipped_aloud(capsys, run):
     assert answer.json["env_steps"] == 20
 
 
+@pytest.mark.parametrize("command", [["evaluate", "--episodes", "1"], ["resume", "--steps", "40"]])
+@pytest.mark.parametrize("part", ["config.json", "run.json", "metrics.jsonl", "episodes/000000.safetensors"])
+def test_strict_refuses_a_damaged_run(capsys, run, command, part):
+    name, *words = command
+    assert call(capsys, "evaluate", run, "--strict", "--json", "--episodes", "1").status == 0, "it is whole"
+    data = bytearray((run / part).read_bytes())
+    data[len(data) // 2] ^= 1
+    (run / part).write_bytes(data)
+    answer = call(capsys, name, run, *words, "--strict")
+    assert (answer.status, answer.out) == (2, "")
+    assert answer.err.startswith("forethought: The run is damaged, and --strict refuses that. ")
+    assert Path(part).name in answer.err
+    assert answer.err.count("\n") == 1
+    assert call(capsys, name, run, *words).status == 0, "otherwise it goes on with what is whole"
+
+
+def test_resume_says_what_is_damaged(capsys, run):
+    (run / "episodes" / "000001.safetensors").unlink()
+    answer = call(capsys, "resume", run, "--steps", "40", "--json")
+    assert (answer.status, answer.json["env_steps"]) == (0, 40)
+    assert "Damaged: " in answer.err
+    assert "000001.safetensors cannot be read: No such file" in answer.err
+
+
+def test_the_best_controller_is_the_one_with_the_best_returns(capsys, run):
+    """The checkpoints say which that is; here the first one is made to be it."""
+    first, *_ = sorted((run / "checkpoints").iterdir())
+    manifest = read_sealed(first / "manifest.json")
+    assert manifest["counters"]["steps"] < 30
+    (first / "manifest.json").write_bytes(seal(manifest | {"score": 1e9}))
+    opened = open_run(run, which="best")
+    assert int(opened.state.steps) == manifest["counters"]["steps"]
+    newest, best = (call(capsys, "evaluate", run, "--json", "--episodes", "2", *w).json for w in ([], ["--best"]))
+    assert newest["returns"] != best["returns"]
+
+
+def test_a_machine_is_declared_on_the_command_line():
+    assert parse_train(["x"]).experiment.replayable
+    assert not parse_train(["x", "--no-replayable"]).experiment.replayable
+
+
 MISTAKES = [
     (["trian", "pendulum"], "There is no command trian. The nearest is train."),
     (["train"], "train takes one task, and none was given"),
@@ -157,7 +199,7 @@ MISTAKES = [
     (["train", "nowhere.py"], "There is no file nowhere.py."),
     (["evaluate"], "evaluate takes one run directory, and none was given."),
     (["evaluate", "nowhere"], "nowhere is no run directory: there is no such folder."),
-    (["evaluate", "."], "it has no config.json"),
+    (["evaluate", "."], "it has neither config.json nor checkpoints"),
     (["evaluate", "nowhere", "--episode", "3"], "There is no flag --episode. The nearest is --episodes."),
     (["resume", "nowhere"], "there is no such folder"),
     (["tasks", "more"], "There is no further argument more."),
@@ -276,10 +318,10 @@ def test_a_users_own_file(capsys, tmp_path):
     assert "Evaluate: forethought evaluate r --experiment FILE\n" in shown.out
     refused = call(capsys, "evaluate", "r")
     assert refused.status == 2
-    assert "a class of your own (forethought_experiment.Lazy)" in refused.err
+    assert "a class of your own ('forethought_experiment.Lazy')" in refused.err
     assert "--experiment FILE" in refused.err
     assert call(capsys, "evaluate", "r", "--experiment", "mine.py", "--json", "--episodes", "1").json["env_steps"] == 10
-    state = open_run(tmp_path / "r", experiment=parse_train(["mine.py"]).experiment).state
+    state = open_run(tmp_path / "r", Named(experiment=parse_train(["mine.py"]).experiment)).state
     assert state.data.u[10:20].ravel().tolist() == [0.5] * 10
     more = call(capsys, "resume", "r", "--experiment", "mine.py", "--steps", "30", "--json")
     assert more.json["env_steps"] == 30
@@ -335,6 +377,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(capsys, fragile):
     fragile.plan_fault(17, KeyboardInterrupt())
     answer = call(capsys, *FRAGILE, "--json")
     assert (answer.status, answer.out) == (130, "")
+    assert answer.err.count("Interrupted.") == 1
     assert "Interrupted. What was finished is saved; go on by: forethought resume r\n" in answer.err
     assert "reward and termination are learned with the model" in answer.err
     fragile.plan_fault(None)
@@ -382,7 +425,7 @@ def test_as_a_program(tmp_path):
     cache = tmp_path / "forethought"
     assert cache.stat().st_mode & 0o777 == 0o700
     assert any(cache.iterdir()), "programs are kept"
-    machine = json.loads((tmp_path / "r" / "run.json").read_text())["starts"][0]["machine"]
+    machine = read_sealed(tmp_path / "r" / "run.json")["starts"][0]["machine"]
     assert machine["jax_enable_x64"] is True
 
 

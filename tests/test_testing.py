@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from typing import Any
 
@@ -22,6 +23,7 @@ from forethought.core import (
     AbstractPlanner,
     AbstractPolicy,
     AbstractPrediction,
+    AbstractWitness,
     AbstractWorld,
 )
 from forethought.costs.learned import LearnedCost
@@ -326,6 +328,43 @@ def test_broken_policies(fault, sentence) -> None:
 # Worlds.
 
 
+class Lossy(AbstractWitness):
+    """A witness that is not told everything as it was."""
+
+    def __init__(self, witness, fault):
+        self.witness, self.fault, self.rows = witness, fault, []
+
+    def began(self, x, condition):
+        if self.fault == "unbegun":
+            return
+        if self.fault == "twice begun":
+            self.witness.began(x, condition)
+        self.witness.began(x + 1.0 if self.fault == "elsewhere" else x, condition + (self.fault == "other"))
+
+    def happened(self, u, y, reward, terminated, truncated):
+        if self.fault == "deaf":
+            return
+        if self.fault == "backwards":
+            self.rows.append((u, y, reward, terminated, truncated))
+            if len(self.rows) == 7:
+                for row in self.rows[::-1]:
+                    self.witness.happened(*row)
+                self.rows.clear()
+            return
+        if self.fault == "unclipped":
+            u = u + 0.5
+        if self.fault == "single":
+            y = y.astype(np.float16)
+        if self.fault == "sign":
+            reward = -reward
+        if self.fault == "flag":
+            truncated = not truncated
+        if self.fault == "echo":
+            self.witness.happened(u, y, reward, terminated, truncated)
+        with contextlib.suppress(Exception) if self.fault == "hides" else contextlib.nullcontext():
+            self.witness.happened(u, y, reward, terminated, truncated)
+
+
 class Spoiled(AbstractWorld):
     """A sound world whose answers are changed on the way out."""
 
@@ -333,11 +372,19 @@ class Spoiled(AbstractWorld):
     actions: Any
     inner: AbstractWorld
     fault: str = eqx.field(static=True)
+    replayable: Any = eqx.field(static=True, default=True)
     log: list = eqx.field(static=True, default_factory=list)
 
     def reset(self, key, condition=None):
+        if self.log[-1:] == ["closed"] and self.fault == "shut":
+            raise OSError("the port is closed.")
+        moved = self.log[-1:] == ["closed"] and self.fault == "moved"
         self.log.append(condition)
+        if moved:
+            return self.inner.reset(key, 5)
         at = self.inner.reset(key, None if self.fault == "reset" else condition)
+        if self.fault == "restless":
+            at = dataclasses.replace(at, x=np.float32(at.x + 0.01 * len(self.log)).astype(np.float64))
         return dataclasses.replace(at, t=np.asarray(1)) if self.fault == "clock" else at
 
     def collect(self, policy, carry, at, key, steps):
@@ -345,6 +392,8 @@ class Spoiled(AbstractWorld):
             at = self.inner.reset(key, 8)
         if self.fault == "random":
             at = self.inner.reset(key, len(self.log))
+        if self.fault == "worn":
+            key = jr.key(len(self.log))
         trajectory, carry, now = self.inner.collect(policy, carry, at, key, steps)
         changes = {
             "reward": ("reward", trajectory.reward[:, None]),
@@ -365,12 +414,65 @@ class Spoiled(AbstractWorld):
         return found[::-1] if self.fault == "order" else found
 
     def fresh(self):
+        if self.fault == "new every time":
+            return Spoiled(self.spec, self.actions, dataclasses.replace(self.inner, noise_std=np.ones(3)), "")
         return self
+
+    def watched(self, witness):
+        if self.fault == "unwatched":
+            return self
+        if self.fault == "no world":
+            return None
+        seen = dataclasses.replace(self, inner=self.inner.watched(Lossy(witness, self.fault)))
+        return seen if self.fault == "spied" else Unspied(self.spec, self.actions, self.replayable, seen, self)
+
+    def close(self):
+        if self.fault == "stuck" or (self.fault == "once" and self.log[-1] == "closed"):
+            raise OSError("the port is closed.")
+        self.log.append("closed")
+
+
+class Unspied(AbstractWorld):
+    """The watched world, whose copies nobody watches."""
+
+    spec: Any
+    actions: Any
+    replayable: Any = eqx.field(static=True)
+    seen: AbstractWorld
+    plain: AbstractWorld
+
+    def reset(self, key, condition=None):
+        return self.seen.reset(key, condition)
+
+    def collect(self, policy, carry, at, key, steps):
+        return self.seen.collect(policy, carry, at, key, steps)
+
+    def rollouts(self, policy, key, conditions, steps):
+        return self.plain.rollouts(policy, key, conditions, steps)
+
+    def fresh(self):
+        return self.plain.fresh()
+
+    def watched(self, witness):
+        return self.plain.watched(witness)
+
+    def close(self):
+        self.plain.close()
 
 
 @pytest.fixture(scope="module")
 def pendulum():
     return task("pendulum").world
+
+
+@pytest.fixture(scope="module")
+def noisy(pendulum):
+    """A world in which the key of `collect` counts."""
+    return dataclasses.replace(pendulum, noise_std=np.full(3, 0.01, np.float32))
+
+
+def spoiled(world, fault, **more):
+    return Spoiled(world.spec, world.actions, world, fault, **more)
 
 
 @pytest.mark.parametrize(
@@ -391,4 +493,67 @@ def pendulum():
     ],
 )
 def test_broken_worlds(fault, sentence, pendulum) -> None:
-    assert sentence in refused(check_world, Spoiled(pendulum.spec, pendulum.actions, pendulum, fault))
+    assert sentence in refused(check_world, spoiled(pendulum, fault))
+
+
+SEEN = "(x, condition, transitions before it)"
+
+
+@pytest.mark.parametrize(
+    ("fault", "sentence"),
+    [
+        ("unbegun", f"began was called with {SEEN} []; expected [("),
+        ("twice begun", f"began was called with {SEEN} [("),
+        ("elsewhere", f"began was called with {SEEN} [("),
+        ("other", ", 8, 0)]; expected [("),
+        ("deaf", "the witness saw 0 transitions when collect returned 7; expected each of them once"),
+        ("unwatched", "the witness saw 0 transitions when collect returned 7"),
+        ("echo", "the witness saw 14 transitions when collect returned 7"),
+        ("backwards", "the witness saw u as "),
+        ("unclipped", "the witness saw u as "),
+        ("single", "the witness saw y as "),
+        ("sign", "the witness saw reward as "),
+        ("flag", "the witness saw truncated as True at step 0, and collect returned False; expected the same"),
+        ("hides", "Spoiled.watched hid an error of the witness; expected collect to end with it"),
+        ("spied", "Spoiled.fresh of a watched world is watched too; expected a copy that nobody watches"),
+        ("no world", "Spoiled.watched returned NoneType None; expected an AbstractWorld"),
+    ],
+)
+def test_worlds_that_do_not_show_what_happens(fault, sentence, noisy) -> None:
+    assert sentence in refused(check_world, spoiled(noisy, fault))
+
+
+@pytest.mark.parametrize(
+    ("fault", "sentence"),
+    [
+        ("worn", "for the same condition, policy and key; expected the same (declare replayable=False if that"),
+        ("new every time", "policy and key in a fresh copy; expected the same (declare replayable=False if that"),
+        ("restless", "expected the same start (declare replayable=False if that cannot be)"),
+        ("moved", "and then after close ["),
+    ],
+)
+def test_worlds_that_are_not_as_replayable_as_they_say(fault, sentence, noisy) -> None:
+    assert sentence in refused(check_world, spoiled(noisy, fault))
+    check_world(spoiled(noisy, fault, replayable=False))
+
+
+@pytest.mark.parametrize("value", [None, 1, "yes"])
+def test_replayable_is_yes_or_no(value, pendulum) -> None:
+    assert "Spoiled.replayable is " in refused(check_world, spoiled(pendulum, "", replayable=value))
+
+
+@pytest.mark.parametrize(
+    ("fault", "sentence"),
+    [
+        ("stuck", "Spoiled.close raised OSError (the port is closed); expected no error"),
+        ("once", "Spoiled.close raised OSError (the port is closed); expected no error"),
+        ("shut", "Spoiled.reset raised OSError (the port is closed); expected no error"),
+    ],
+)
+def test_worlds_that_cannot_be_closed(fault, sentence, pendulum) -> None:
+    assert sentence in refused(check_world, spoiled(pendulum, fault))
+
+
+def test_a_sound_world_and_a_machine(noisy) -> None:
+    check_world(spoiled(noisy, ""))
+    check_world(spoiled(noisy, "", replayable=False))

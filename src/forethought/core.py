@@ -200,7 +200,7 @@ class AbstractWorld(eqx.Module):
 
     @abstractmethod
     def watched(self, witness: AbstractWitness) -> "AbstractWorld":
-        """The same world, whose resets and transitions (not those of `rollouts`) the witness sees."""
+        """The same world, whose episodes and transitions the witness sees, those of `rollouts` too."""
 
     @abstractmethod
     def close(self) -> None:
@@ -263,8 +263,9 @@ class RunState(eqx.Module, Generic[Fitted]):
     """Environment steps so far, the first random ones included."""
     data: Dataset
     fitted: Fitted
-    open: tuple[Open, ...] | None = None
-    """The open episodes, one per world of the task: they begin together, and the last one to end closes them all."""
+    open: tuple[Open | None, ...] | None = None
+    """The open episodes, one per world of the task (None: not begun for want of steps).  They begin together, and the
+    last one to end closes them all."""
 
 
 class AbstractAlgorithm(eqx.Module):

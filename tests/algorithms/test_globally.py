@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 
 import equinox as eqx
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from forethought.algorithms.globally import V05, V10, V15
+from forethought.algorithms.turn import share, together
 from forethought.core import AbstractPolicy, AbstractWitness
 from forethought.math.act import act, start
 from forethought.math.rollout import Imagination
@@ -224,3 +226,71 @@ def test_one_compilation_of_the_fit_per_size_bucket() -> None:
         x = np.arange(count, dtype=float)[:, None]
         fitted, _ = learner.fit(fitted, as_dataset(spec, as_trajectory(x, x, x)), jr.key(0))
     assert _fit._cached._cache_size() - before == 3  # 512, 1024, 2048
+
+
+@pytest.mark.parametrize(
+    ("steps", "open_", "parts"),
+    [
+        (6, [True, True, True], [2, 2, 2]),
+        (7, [True, True, True], [3, 2, 2]),
+        (8, [True, False, True], [4, 0, 4]),
+        (1, [False, True, True], [0, 1, 0]),
+        (5, [False, False], [0, 0]),
+        (0, [True], [0]),
+    ],
+)
+def test_steps_are_shared_out_among_the_open_episodes(steps, open_, parts) -> None:
+    assert share(steps, open_) == parts
+
+
+@pytest.fixture(scope="module")
+def three():
+    """Three copies of a world, with episodes of ten steps."""
+    one = task("pendulum", limit=10)
+    return dataclasses.replace(one, beside=(one.world.fresh(), one.world.fresh()))
+
+
+def test_several_worlds_begin_and_end_their_episodes_together(three) -> None:
+    algorithm = V15(planner=SMALL, learner=LEARNER, base_steps=12, refit_every=12, horizon=4)
+    state, seen = algorithm.init(three, jr.key(0)), []
+    for _ in range(5):
+        state, metrics = algorithm.step(three, state, 1000)
+        standing = None if state.open is None else [int(lane.at.t) for lane in state.open]
+        seen.append((metrics["steps"], int(state.episodes), standing))
+    assert seen == [(12, 0, [4, 4, 4]), (12, 0, [8, 8, 8]), (6, 3, None), (12, 3, [4, 4, 4]), (12, 3, [8, 8, 8])]
+    data = state.data
+    assert np.asarray(data.episode)[:30].tolist() == [0] * 4 + [1] * 4 + [2] * 4 + [0] * 4 + [1] * 4 + [2] * 4 + [
+        *(0, 0, 1, 1, 2, 2)
+    ], "in the order of the worlds, turn by turn"
+    conditions = {int(e): set(np.asarray(data.condition)[:54][np.asarray(data.episode)[:54] == e]) for e in range(6)}
+    assert all(len(found) == 1 for found in conditions.values())
+    assert len(set.union(*conditions.values())) == 6, "no two episodes begin alike"
+
+
+def test_the_first_of_several_worlds_does_what_one_world_alone_would(three) -> None:
+    """So that a second worker adds data and changes none."""
+    algorithm = V15(planner=SMALL, learner=LEARNER, base_steps=30, horizon=4)
+    many, _ = algorithm.step(three, algorithm.init(three, jr.key(2)), 30)
+    one, _ = algorithm.step(dataclasses.replace(three, beside=()), algorithm.init(three, jr.key(2)), 10)
+    for column in ("x", "u", "y", "reward", "condition"):
+        np.testing.assert_array_equal(getattr(many.data, column)[:10], getattr(one.data, column)[:10])
+
+
+def test_all_worlds_are_waited_for_before_an_error_goes_on(three) -> None:
+    """The first error in the order of the worlds, whichever came first."""
+    done, second, first = [], threading.Event(), threading.Event()
+
+    def one(lane):
+        if lane == 0:
+            second.wait(10)
+            first.set()
+            raise ValueError("the first world")
+        if lane == 1:
+            second.set()
+            raise OSError("the second world")
+        first.wait(10)
+        done.append(lane)
+
+    with pytest.raises(ValueError, match="the first world"):
+        together(one, three.worlds)
+    assert done == [2]

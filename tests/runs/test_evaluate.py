@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import equinox as eqx
 import gymnasium
 import jax
@@ -14,6 +17,7 @@ from forethought.math.stats import mean_interval
 from forethought.policies.excitation import RandomPolicy
 from forethought.runs.evaluate import starts_for
 from forethought.runs.experiment import open_run
+from forethought.runs.files import read_sealed, seal
 from forethought.tasks import task as make_task
 from small import recipe
 
@@ -74,6 +78,20 @@ def test_a_loaded_policy_drives_the_users_own_loop(pendulum_run):
         assert isinstance(action, np.ndarray)
         assert env.action_space.contains(action)
         observation, *_ = env.step(action)
+
+
+def test_the_best_or_the_newest_and_nothing_damaged(pendulum_run, tmp_path):
+    """`load` passes on which checkpoint, and whether damage is refused."""
+    run = Path(shutil.copytree(pendulum_run, tmp_path / "run"))
+    first = min((run / "checkpoints").iterdir()) / "manifest.json"
+    first.write_bytes(seal(read_sealed(first) | {"score": 1e9}))
+    weights = lambda policy: [np.asarray(v) for v in jax.tree.leaves(eqx.filter(policy.policy, eqx.is_inexact_array))]
+    newest, best = weights(load(run)), weights(load(run, which="best", strict=True))
+    assert not all(map(np.array_equal, newest, best))
+    (run / "run.json").write_text("{")
+    assert all(map(np.array_equal, newest, weights(load(run))))
+    with pytest.raises(UserError, match=r"--strict refuses that.*run\.json"):
+        load(run, strict=True)
 
 
 def test_the_users_loop_and_evaluate_agree(pendulum_run):

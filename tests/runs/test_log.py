@@ -4,23 +4,98 @@ import json
 
 import pytest
 
-from forethought.runs.directory import RunDirectory, strict
-from forethought.runs.log import Bar, Lines, Quiet, Turn, display, number, summary
+from forethought.runs.directory import strict
+from forethought.runs.files import Damaged
+from forethought.runs.log import Bar, Lines, Quiet, Turn, display, number, summary, warnings_of
+from forethought.runs.metrics import MetricsFile, intact, resumed
 
 METRICS = {"planned": True, "model_error_1": 0.01234, "model_error_20": float("nan"), "step_seconds": 0.0056}
 
 
 def test_metrics_are_strict_json(tmp_path):
-    run = RunDirectory(tmp_path)
-    run.append_metrics({"a": float("nan"), "b": [float("inf"), -float("inf"), 1.5], "c": {"d": float("nan")}})
-    run.append_metrics({"a": 1})
-    text = run.metrics.read_text()
+    metrics = MetricsFile(tmp_path / "metrics.jsonl")
+    metrics.append({"a": float("nan"), "b": [float("inf"), -float("inf"), 1.5], "c": {"d": float("nan")}})
+    metrics.append({"a": 1})
+    text = metrics.path.read_text()
     refuse = lambda name: pytest.fail(f"{name} is not JSON")
     first, second = (json.loads(line, parse_constant=refuse) for line in text.splitlines())
     assert first == {"a": None, "b": ["Infinity", "-Infinity", 1.5], "c": {"d": None}}
     assert second == {"a": 1}
-    run.keep_metrics(1)
-    assert run.metrics.read_text() == text.splitlines()[0] + "\n"
+
+
+def test_metrics_go_on_from_a_seal(tmp_path):
+    """What was written after it is dropped; what was written before it must be as it was."""
+    path = tmp_path / "metrics.jsonl"
+    metrics = MetricsFile(path)
+    empty = metrics.seal()
+    assert intact(path, empty) == b""
+    metrics.append({"a": 1})
+    seal, kept = metrics.seal(), path.read_bytes()
+    metrics.append({"a": 2})
+    assert intact(path, seal) == kept
+    whole = path.read_bytes()
+    again = resumed(path, seal)
+    assert path.read_bytes() == kept
+    again.append({"a": 2})
+    assert path.read_bytes() == whole
+    assert again.seal() == metrics.seal(), "as if it had never been broken off"
+    assert resumed(path, empty).seal() == empty
+    assert path.read_bytes() == b""
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (lambda data: data[:-1], "is shorter than when the checkpoint was written"),
+        (lambda data: b"", "is shorter than when the checkpoint was written"),
+        (lambda data: None, "is missing"),
+        (lambda data: b"X" + data[1:], "is not what was written"),
+        (lambda data: data[:-2] + b" \n", "is not what was written"),
+    ],
+)
+def test_metrics_that_are_not_what_was_sealed_are_put_aside(tmp_path, spoil, sentence):
+    metrics = MetricsFile(tmp_path / "metrics.jsonl")
+    metrics.append({"a": 1})
+    data = spoil(metrics.path.read_bytes())
+    metrics.path.unlink()
+    if data is not None:
+        metrics.path.write_bytes(data)
+    with pytest.raises(Damaged, match=f"metrics.jsonl {sentence}"):
+        resumed(metrics.path, metrics.seal())
+    assert not metrics.path.exists()
+    aside = tmp_path / "metrics.jsonl.damaged"
+    assert (aside.read_bytes() if aside.exists() else None) == data
+
+
+@pytest.mark.parametrize("seal", [{}, {"bytes": -1}, {"bytes": "1"}, {"bytes": True}, {"sha256": "0"}], ids=str)
+def test_a_seal_that_is_none_is_damage(tmp_path, seal):
+    with pytest.raises(Damaged, match=r"does not say what metrics\.jsonl was"):
+        intact(tmp_path / "metrics.jsonl", seal)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "said"),
+    [
+        ({}, []),
+        ({"plan_failures": 0, "fit_failed": False, "fit_dropped": 0}, []),
+        ({"plan_failures": 2}, []),
+        ({"plan_failures": 3}, ["at step 7 no plan of finite cost was found (3 times in this episode)"]),
+        (
+            {"fit_failed": True},
+            ["the fit at step 7 gave numbers that are not finite; the model from before it is kept"],
+        ),
+        ({"fit_dropped": 2}, ["at step 7 2 members of the model were dropped"]),
+        ({"plan_failures": 3, "fit_failed": True}, ["no plan of finite cost", "the fit at step 7"]),
+    ],
+    ids=str,
+)
+def test_what_went_wrong_in_a_turn_is_said_once(metrics, said):
+    """Two plans of the episode had failed before: that was said then."""
+    found = list(warnings_of(metrics, 7, 2))
+    assert len(found) == len(said)
+    assert all(
+        part in sentence and sentence.startswith("Warning: ") for part, sentence in zip(said, found, strict=True)
+    )
 
 
 def test_strict_leaves_the_rest_alone():

@@ -57,31 +57,52 @@ def test_a_run_that_was_asked_to_stop_goes_on_as_if_it_had_not(tmp_path, signals
     steps = taken - taken % 10 + 20
     assert resume(tmp_path / "run", steps=steps).env_steps == steps
     recipe(task="Pendulum-v1", out=tmp_path / "straight", steps=steps).run()
-    one, two = (load_file(numbered(tmp_path / n / "checkpoints")[-1] / "arrays.safetensors") for n in ("run", "straight"))
+    one, two = (
+        load_file(numbered(tmp_path / n / "checkpoints")[-1] / "arrays.safetensors") for n in ("run", "straight")
+    )
     assert one.keys() == two.keys()
     assert [k for k in one if one[k].tobytes() != two[k].tobytes()] == []
 
 
 def test_a_signal_waits_for_what_is_being_written():
     done = []
-    with pytest.raises(Stopped) as caught, stoppable(), undisturbed():
-        os.kill(os.getpid(), signal.SIGTERM)
-        os.kill(os.getpid(), signal.SIGINT)
-        done.append("written")
-    assert done == ["written"]
-    assert caught.value.signal == signal.SIGTERM, "the first one counts"
-    with pytest.raises(KeyboardInterrupt) as caught, undisturbed():
-        os.kill(os.getpid(), signal.SIGINT)
-        done.append("again")
-    assert not isinstance(caught.value, Stopped)
-    assert done == ["written", "again"]
+
+    def write(*signals: signal.Signals) -> None:
+        with stoppable(), undisturbed():
+            for number in signals:
+                os.kill(os.getpid(), number)
+            done.append(signals)
+
+    with pytest.raises(Stopped) as stopped:
+        write(signal.SIGTERM, signal.SIGINT)
+    assert stopped.value.signal == signal.SIGTERM, "the first one counts"
+    with pytest.raises(KeyboardInterrupt) as interrupted:
+        write(signal.SIGINT)
+    assert not isinstance(interrupted.value, Stopped)
+    assert len(done) == 2
 
 
 def test_handlers_are_put_back_also_after_an_error():
     before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
-    with pytest.raises(ValueError, match="x"), stoppable(), undisturbed():
-        raise ValueError("x")
+
+    def fail() -> None:
+        with stoppable(), undisturbed():
+            raise ValueError("x")
+
+    with pytest.raises(ValueError, match="x"):
+        fail()
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
+
+
+def test_what_is_ignored_stays_ignored():
+    """As nohup wants it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stoppable(), undisturbed():
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_in_another_thread_nothing_is_touched():

@@ -4,12 +4,26 @@ import dataclasses
 
 import pytest
 
-from forethought import CEM, ICEM, MPPI, V05, V10, V15, EnsembleLearner, Imagination, RandomShooting, Until, UserError
+from forethought import (
+    CEM,
+    ICEM,
+    MPPI,
+    V05,
+    V10,
+    V15,
+    EnsembleLearner,
+    Guard,
+    Imagination,
+    RandomShooting,
+    Until,
+    UserError,
+)
 from forethought.runs.codec import KINDS
 from forethought.runs.validate import RULES, check, problems
 from small import recipe
 
 RECIPES = [V05(), V10(), V15(), CEM(), ICEM(), MPPI(), RandomShooting(), EnsembleLearner(), Imagination(), Until()]
+RECIPES.append(Guard())
 
 
 @pytest.mark.parametrize("default", RECIPES, ids=lambda r: type(r).__name__)
@@ -47,6 +61,12 @@ def test_every_field_of_every_shipped_recipe_has_a_rule():
         (recipe(algorithm=V15(ICEM(Imagination(risk=float("nan"))))), "risk is nan; it must be a finite number.$"),
         (recipe(until=Until(threshold=float("inf"))), "threshold is inf; it must be a finite number, or None.$"),
         (recipe(until=Until(window=0)), r"until\.window is 0"),
+        (recipe(workers=0), "workers is 0; it must be a whole number, at least 1"),
+        (recipe(workers=257), "workers is 257; .* at most 256"),
+        (recipe(guard=Guard(deadline=0.0)), r"guard\.deadline is 0.0; it must be .*larger than 0"),
+        (recipe(guard=Guard(reward_bound=float("inf"))), r"guard\.reward_bound is inf"),
+        (recipe(guard=Guard(observation_bound=-1.0)), r"guard\.observation_bound is -1.0"),
+        (recipe(guard=Guard(most_faults=-1)), r"guard\.most_faults is -1; it must be a whole number, at least 0"),
     ],
 )
 def test_a_bad_value_gets_path_value_and_what_is_allowed(wrong, sentence):

@@ -49,7 +49,7 @@ def said(value: Any) -> str:
     """A value's type, with shape and dtype if it is an array."""
     if isinstance(value, jax.Array | np.ndarray | np.generic):
         return f"an array of shape {value.shape} and dtype {value.dtype}"
-    return f"{type(value).__name__} {value!r}"[:120]
+    return " ".join(f"{type(value).__name__} {value!r}"[:400].split())[:120]
 
 
 def short(value: Any) -> str:

@@ -181,12 +181,13 @@ def read(path: Path, run: str | None = None) -> Stored:
 
 
 def check_size(stored: Stored, outline: Any) -> None:
-    """Raise `UserError` if the shapes of a state (of `jax.eval_shape`) need much more memory than the checkpoint has."""
+    """Raise `UserError` if the shapes of a state (of `jax.eval_shape`) need much more memory than the arrays have."""
     needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(outline))
     held = sum(array.nbytes for array in stored.arrays.values())
     if needed > 2 * held + 2**20:
         raise UserError(
-            f"The checkpoint {stored.path} does not fit this run's settings: they need {needed} bytes, and it has {held}."
+            f"The checkpoint {stored.path} does not fit this run's settings: they need {needed} bytes, "
+            f"and it has {held}."
         )
 
 
@@ -264,7 +265,9 @@ def _compare_names(wanted: set[str], found: set[str]) -> None:
 def _manifest(path: Path) -> dict[str, Any]:
     """The manifest, if it is what was written, by a version that this one can read."""
     manifest = read_sealed(path / MANIFEST)
-    if manifest.get("format") != FORMAT:
+    if type(manifest.get("format")) is not int:
+        raise Damaged(f"{MANIFEST} is not as this version writes it.")
+    if manifest["format"] != FORMAT:
         raise UserError(
             f"{path} has the format {manifest.get('format')}, and this version of forethought reads {FORMAT}: "
             "use the version that wrote it (see run.json)."

@@ -24,6 +24,7 @@ from forethought.planners.icem import ICEM
 from forethought.planners.mppi import MPPI
 from forethought.planners.shooting import RandomShooting
 from forethought.policies.excitation import ColouredPolicy, RandomPolicy
+from forethought.runs.files import INTEGERS
 from forethought.runs.stopping import Until
 from forethought.types import Box, Choices, UserError
 from forethought.worlds.guard import Guard
@@ -53,32 +54,66 @@ KINDS: dict[str, type] = {
 DTYPES = ("float32", "float64", "int32", "int64", "bool")
 
 
-def encode(value: Any) -> Any:
-    """The value as JSON."""
-    if value is None or isinstance(value, (bool, int, str)):
-        return value
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            raise UserError(f"A setting is {value}; only finite numbers can be saved.")
-        return value
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, (list, tuple)):
-        return [encode(v) for v in value]
-    if isinstance(value, dict):
-        return {"kind": "dict", "items": {str(k): encode(v) for k, v in value.items()}}
-    if isinstance(value, (np.ndarray, jax.Array)) and str(value.dtype) in DTYPES:
-        return {"kind": "array", "dtype": str(value.dtype), "values": np.asarray(value).tolist()}
+DEPTH = 16
+"""Lists and dicts within each other that a setting may have: a file may not be deeper either."""
+
+
+def encode(value: Any, where: str = "A setting") -> Any:
+    """The value as JSON that can be read again; `where` names the place in sentences.
+
+    Raises `UserError` for what JSON, or a file of ours, cannot hold.
+    """
     if isinstance(value, np.generic):
-        return encode(value.item())
+        value = value.item()
+    if value is None or isinstance(value, (bool, int, float, str, Path)):
+        return _encode_plain(value, where)
+    if isinstance(value, (list, tuple)):
+        return [encode(v, _inside(where, f"[{i}]")) for i, v in enumerate(value)]
+    if isinstance(value, dict):
+        for key in value:
+            if not isinstance(key, str):
+                raise UserError(f"{where} has the key {key!r}; keys must be texts to be saved.")
+            _encode_plain(key, where)
+        return {"kind": "dict", "items": {k: encode(v, _inside(where, f".{k}")) for k, v in value.items()}}
+    if isinstance(value, (np.ndarray, jax.Array)) and str(value.dtype) in DTYPES:
+        array = np.asarray(value)
+        if not np.isfinite(array).all():
+            raise UserError(f"{where} is an array with {array[~np.isfinite(array)][0]}; its numbers must be finite.")
+        return {"kind": "array", "dtype": str(array.dtype), "values": array.tolist()}
     if KINDS.get(type(value).__name__) is type(value):
-        return {"kind": type(value).__name__, **encode_fields(value)}
+        return {"kind": type(value).__name__, **encode_fields(value, where)}
     return {"kind": "own", "class": f"{type(value).__module__}.{type(value).__qualname__}"}
 
 
-def encode_fields(recipe: Any) -> dict[str, Any]:
+def encode_fields(recipe: Any, where: str = "") -> dict[str, Any]:
     """The fields of a dataclass as JSON."""
-    return {f.name: encode(getattr(recipe, f.name)) for f in dataclasses.fields(recipe) if f.init}
+    place = f"{where}." if where else ""
+    return {f.name: encode(getattr(recipe, f.name), place + f.name) for f in dataclasses.fields(recipe) if f.init}
+
+
+def _encode_plain(value: Any, where: str) -> Any:
+    """A single value; what files of ours refuse to read is not written either."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{where} is {value}; it must be a finite number to be saved.")
+    if isinstance(value, int) and value not in INTEGERS:
+        raise UserError(
+            f"{where} is a whole number of {value.bit_length()} bits; it must have less than 64 to be saved."
+        )
+    if isinstance(value, (str, Path)):
+        text = str(value)
+        if not text.isascii() and text.encode(errors="replace").decode() != text:
+            raise UserError(f"{where} is {text[:80]!r}; it must be readable text (UTF-8) to be saved.")
+        return text
+    return value
+
+
+def _inside(where: str, part: str) -> str:
+    """The place one level deeper.  Raises `UserError` where that is too deep."""
+    if where.count("[") + where.count(".") >= DEPTH:
+        raise UserError(
+            f"{where[:80]} ... holds lists or dicts within each other; at most {DEPTH} levels can be saved."
+        )
+    return where + part
 
 
 def decode(value: Any, where: str) -> Any:

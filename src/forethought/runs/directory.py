@@ -58,7 +58,9 @@ class RunDirectory:
     def read_config(self) -> tuple[str, dict[str, Any]]:
         """Name of the run, and the recipe as JSON.  Raises `Damaged`, or `UserError` if it is of another format."""
         config = read_sealed(self.path / "config.json")
-        if config.get("format") != CONFIG_FORMAT:
+        if type(config.get("format")) is not int:
+            raise Damaged("config.json is not as this version writes it.")
+        if config["format"] != CONFIG_FORMAT:
             raise UserError(
                 f"{self.path / 'config.json'} has the format {config.get('format')!r}; "
                 f"this version of forethought reads {CONFIG_FORMAT}: use the version that wrote it (see run.json)."
@@ -66,6 +68,13 @@ class RunDirectory:
         if not isinstance(config.get("experiment"), dict) or not isinstance(config.get("run"), str):
             raise Damaged("config.json is not as this version writes it.")
         return config["run"], config["experiment"]
+
+    def is_named(self, name: str) -> bool:
+        """Whether run.json, too, says that the run has this name."""
+        try:
+            return read_sealed(self.path / "run.json").get("run") == name
+        except Damaged:
+            return False
 
     def write_config(self, run: str, experiment: dict[str, Any]) -> None:
         """Write the recipe."""

@@ -14,6 +14,7 @@ from gymnasium import spaces
 from forethought.core import AbstractPolicy, Task
 from forethought.math.act import act, start
 from forethought.math.stats import mean_interval
+from forethought.planners.mpc import MPC, PlanOnce
 from forethought.runs.experiment import Experiment, Named, open_run
 from forethought.types import RandomKey, UserError
 from forethought.worlds.guard import TransitionError, check_observation
@@ -100,16 +101,24 @@ class LoadedPolicy:
         # A failed plan is not taken over: the episode stands where it stood, and the next observation may be better.
         failures = int(getattr(carry, "failures", 0))
         if failures > self._failures or not np.isfinite(np.asarray(u)).all():
+            # What the policy gives then is the safe action that it was configured with.
             sentence = f"{self.task.name}, step {self._t}: no plan of finite cost was found."
-            raise ControlError(sentence, self.safe_action)
+            usable = np.isfinite(np.asarray(u)).all()
+            raise ControlError(sentence, self._view.native(np.asarray(u), self._t) if usable else self.safe_action)
         self._frames, self._carry = frames, carry
         self._t += 1
         return self._view.native(np.asarray(u), self._t - 1)
 
     @property
     def safe_action(self) -> Any:
-        """What to do when nothing better is known, in the environment's own form."""
-        return self._view.native(np.asarray(self.task.world.actions.safe()), self._t)
+        """What to do now when nothing better is known, in the environment's own form: what the policy was configured
+        with (zero, hold, or another policy), or zero."""
+        u = np.asarray(self.task.world.actions.safe())
+        if self._carry is not None and isinstance(self.policy, (MPC, PlanOnce)):
+            nothing = np.full(self.task.spec.n, np.nan, np.float32)
+            asked = np.asarray(act(self.policy, self._carry, nothing, np.asarray(self._t, np.int32))[0])
+            u = asked if np.isfinite(asked).all() else u
+        return self._view.native(u, self._t)
 
 
 class _View:

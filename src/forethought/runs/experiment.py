@@ -22,6 +22,7 @@ from forethought.runs import checkpoint, codec, directory
 from forethought.runs.checkpoint import About
 from forethought.runs.directory import RunDirectory
 from forethought.runs.files import Damaged
+from forethought.runs.journal import journals
 from forethought.runs.log import Display, Quiet
 from forethought.runs.logged import read_logged
 from forethought.runs.loop import Loop, Rules
@@ -268,7 +269,7 @@ def identity(run: RunDirectory, say: Callable[[str], None]) -> tuple[str | None,
     try:
         stored = checkpoint.newest(run.checkpoints, name, lambda sentence: None)
     except UserError:
-        if name is None:
+        if name is None or run.is_named(name):
             raise
         # There is none of its own, so perhaps the file is another run's.
         stored = checkpoint.newest(run.checkpoints, None, say)
@@ -294,6 +295,8 @@ def open_run(
     run, say = directory.existing(path), say or Quiet().say
     if strict:
         refuse_damage(run)
+    if which == "resumable" and not checkpoint.numbered(run.checkpoints) and not journals(run.journal):
+        return _from_the_start(run, named or Named())
     name, config = identity(run, say)
     if which == "best":
         stored = checkpoint.best(run.checkpoints, name, say)
@@ -309,6 +312,27 @@ def open_run(
     template = recipe.algorithm.init(task, jr.key(recipe.seed))
     state = checkpoint.restore(stored, template)
     return OpenRun(run, stored.about.run, recipe, task, recipe.algorithm, state, stored.about)
+
+
+def _from_the_start(run: RunDirectory, named: Named) -> OpenRun:
+    """A run that was broken off before its first checkpoint: nothing was tried yet, and the recipe says how to begin.
+
+    Raises `UserError` if that is damaged, or if the run began with logged data, which a checkpoint would have had.
+    """
+    try:
+        name, config = run.read_config()
+    except Damaged as error:
+        raise UserError(f"{run.path} has no checkpoint, and {error} Train anew in another directory.") from error
+    if config.get("data") is not None:
+        raise UserError(
+            f"{run.checkpoints}: there is no checkpoint, so there is nothing to go on from; train anew in another "
+            f"directory, with --data {config['data']}."
+        )
+    recipe = read_experiment(run.path, config, named)
+    task = recipe.make_task()
+    notes = Progress().notes(0.0) | {"finished": False, "env_steps": 0, "metrics": MetricsFile(run.metrics).seal()}
+    state = recipe.algorithm.init(task, jr.key(recipe.seed))
+    return OpenRun(run, name, recipe, task, recipe.algorithm, state, About(name, notes, config))
 
 
 def finish(loop: Loop) -> Result:

@@ -141,10 +141,10 @@ def append_line(path: Path, line: bytes) -> int:
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
     try:
         size = os.fstat(handle).st_size
-        tail = os.pread(handle, 2**16, max(size - 2**16, 0))
-        if not tail.endswith(b"\n") and size:
-            size -= len(tail) - (tail.rfind(b"\n") + 1)
-            os.ftruncate(handle, size)
+        whole = _end_of_lines(handle, size)
+        if whole < size:
+            os.ftruncate(handle, whole)
+            size = whole
         try:
             write_all(handle, line)
         except OSError:
@@ -153,6 +153,17 @@ def append_line(path: Path, line: bytes) -> int:
         return size
     finally:
         os.close(handle)
+
+
+def _end_of_lines(handle: int, size: int) -> int:
+    """Where the last whole line ends."""
+    while size:
+        begin = max(size - 2**16, 0)
+        at = os.pread(handle, size - begin, begin).rfind(b"\n")
+        if at >= 0:
+            return begin + at + 1
+        size = begin
+    return 0
 
 
 def write_all(handle: int, data: bytes) -> None:

@@ -17,13 +17,14 @@ import traceback
 import types
 import typing
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import tyro
 
 from forethought.runs.experiment import Experiment
+from forethought.runs.validate import check, nameable
 from forethought.types import UserError
 
 T = TypeVar("T")
@@ -105,11 +106,13 @@ def parse(default: T, argv: Sequence[str], prog: str, about: str) -> T:
     try:
         with warnings.catch_warnings(), contextlib.redirect_stderr(said), _WORDS:
             warnings.simplefilter("ignore")
-            return tyro.cli(type(default), default=default, args=argv, prog=prog, description=about, config=markers)
+            found = tyro.cli(type(default), default=default, args=argv, prog=prog, description=about, config=markers)
     except SystemExit as stop:
         if not stop.code:
             raise
         raise UserError(_unboxed(said.getvalue())) from None
+    check(found)
+    return found
 
 
 def literal_of(hint: Any) -> Any:
@@ -163,23 +166,48 @@ def check_flags(known: dict[str, Flag], argv: Sequence[str], prog: str) -> None:
     """Raise `UserError` for the first flag that does not exist, or value that is not of its type."""
     rest = list(argv)
     while rest:
-        name, equals, value = rest.pop(0).partition("=")
+        word = rest.pop(0)
+        name, equals, value = word.partition("=")
         flag = known.get(name.replace("_", "-"))
         if flag is None:
-            near = difflib.get_close_matches(name.replace("_", "-"), known, n=1, cutoff=0.5)
-            hint = f" The nearest is {near[0]}." if near else ""
+            near = nearest(name.replace("_", "-"), known)
+            hint = "" if near is None else f" The nearest is {near}."
             what = "flag" if name.startswith("-") else "further argument"
-            raise UserError(f"There is no {what} {as_said(name)}.{hint} '{prog} --help' lists all flags.")
+            said = as_said(name if name.startswith("-") else word)
+            raise UserError(f"There is no {what} {said}.{hint} '{prog} --help' lists all flags.")
         if flag.switch:
             if equals:
                 raise UserError(f"{name} is a switch and takes no value; {quoted(value)} was given.")
             continue
         if not equals:
-            if not rest or (rest[0].startswith("--") and rest[0].partition("=")[0] in known):
-                raise UserError(f"{name} needs a value: {allowed(flag.hint)}.")
+            if not rest or looks_like_flag(rest[0]):
+                raise UserError(f"{name} needs a value: {allowed(flag.hint)}.{_not_a_value(name, rest)}")
             value = rest.pop(0)
         if not fits(flag.hint, value):
             raise UserError(f"{name} is {quoted(value)}; it must be {allowed(flag.hint)}.")
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The flag that was meant, as far as one can tell: one whose last part is the same, or else a similar one."""
+    last = lambda flag: flag.rsplit(".", 1)[-1].lstrip("-")
+    names = {flag.lower(): flag for flag in known}
+    same = [flag for low, flag in names.items() if last(low) == last(name.lower())]
+    near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.5)
+    return same[0] if same else names[near[0]] if near else None
+
+
+def looks_like_flag(text: str) -> bool:
+    """Whether a word begins as flags do, and is no negative number."""
+    try:
+        float(text)
+    except ValueError:
+        return text.startswith("-") and text != "-"
+    return False
+
+
+def _not_a_value(name: str, rest: list[str]) -> str:
+    """Why the next word is not the value."""
+    return f" {quoted(rest[0])} looks like a flag; if it is the value, write {name}=VALUE." if rest else ""
 
 
 def quoted(text: str) -> str:
@@ -199,10 +227,11 @@ def shorten(text: str, most: int = 120) -> str:
 
 def one_place(places: Sequence[str], command: str, what: str, more: str = ".") -> str:
     """The one argument that a command takes.  Raises `UserError` for none, for several, and for an empty one."""
-    if len(places) == 1 and places[0].strip():
+    possible = len(places) == 1 and places[0].strip() and nameable(places[0])
+    if possible and (places[0].isprintable() or Path(places[0]).exists()):
         return places[0]
     many = f"{len(places)} were given: {shorten(' '.join(map(as_said, places)))}"
-    got = many if len(places) > 1 else f"{places[0]!r} was given" if places else "none was given"
+    got = many if len(places) > 1 else f"{quoted(places[0])} was given" if places else "none was given"
     raise UserError(f"{command} takes one {what}, and {got}{more}")
 
 
@@ -214,6 +243,8 @@ def fits(hint: Any, text: str) -> bool:
         return text in map(str, typing.get_args(hint))
     if hint is types.NoneType:
         return text in ("None", "none")
+    if hint is Path:
+        return bool(text.strip()) and nameable(text)
     if hint not in (int, float):
         return True
     try:
@@ -304,7 +335,12 @@ def parse_on_run(argv: Sequence[str], default: D, command: str, about: str) -> t
 
 
 def reach(task: str | None) -> None:
-    """Let a module:id be found in the current folder too; last, so that nothing there can hide what is installed."""
+    """Let a module:id be found in the current folder too; last, so that nothing there can hide what is installed.
+
+    Raises `UserError` for what cannot be a name at all.
+    """
+    if task is not None and not (task.isprintable() and nameable(task)):
+        raise UserError(f"The task is {quoted(task)}; it must be a name: see 'forethought tasks'.")
     here = str(Path.cwd())
     if task is not None and ":" in task and here not in sys.path:
         sys.path.append(here)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,5 +40,5 @@ def from_notes(notes: dict[str, Any], where: str) -> Progress:
     right = all(isinstance(notes.get(name), kind) for name, kind in kinds.items())
     if not right or not all(isinstance(r, (int, float)) and not isinstance(r, bool) for r in notes["returns"]):
         raise UserError(f"The notes of {where} are not as this version writes them.")
-    found = Progress(**{name: notes[name] for name in KEPT})
-    return dataclasses.replace(found, returns=[float(r) for r in found.returns])
+    kept = {name: notes[name] for name in KEPT}
+    return Progress(**kept | {"returns": [float(r) for r in kept["returns"]], "seconds": float(kept["seconds"])})

@@ -79,6 +79,8 @@ def resume(
 
 def _finished(run: OpenRun, steps: int, show: Display) -> Result | None:
     """What the run came to, if it has taken its steps already."""
+    if not numbered(run.directory.checkpoints):
+        return None  # it was broken off before the first
     last = newest(run.directory.checkpoints, run.name, lambda sentence: None).about
     progress = from_notes(last.notes, str(run.directory.path))
     taken = last.notes.get("env_steps")
@@ -120,9 +122,13 @@ def _go_on(loop: Loop) -> None:
         return
     expected: dict[int, Trajectory] = {}
     for number, file in journals(folder).items():
+        before = folder / before_name(number)
+        if before.is_file() and before.stat().st_size > file.stat().st_size:
+            remove(file)  # broken off again, earlier: what was tried first is the longer one
+        else:
+            file.replace(before)
         with suppress(Damaged):  # it has been named
-            expected[number] = read_journal(file, loop.run_name).trajectory
-        file.replace(folder / before_name(number))
+            expected[number] = read_journal(before, loop.run_name).trajectory
     for journal in loop.journals:
         journal.expected = expected
     if expected:

@@ -49,11 +49,12 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def _handled(handler: Any, numbers: tuple[signal.Signals, ...]) -> Iterator[None]:
-    """Another handler for these signals; only the main thread can have one."""
+    """Another handler for these signals, unless they are ignored (nohup); only the main thread can have one."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, handler) for number in numbers}
+    heard = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, handler) for number in heard}
     try:
         yield
     finally:

@@ -65,7 +65,8 @@ class OneOf(NamedTuple):
 
     def accepts(self, value: Any) -> bool:
         """Whether the value is one of them (True is not 1)."""
-        return any(value is v if isinstance(v, bool) else value == v for v in self.values)
+        # The types first: arrays have no equality that is true or false.
+        return any(type(value) is type(v) and value == v for v in self.values)
 
 
 class Instance(NamedTuple):
@@ -81,6 +82,27 @@ class Instance(NamedTuple):
     def accepts(self, value: Any) -> bool:
         """Whether the value is of one of the types."""
         return isinstance(value, self.types)
+
+
+class PathRule(NamedTuple):
+    """What the system can take for a path."""
+
+    words: str
+    types: tuple[type, ...] = (str, Path)
+
+    def allowed(self) -> str:
+        """What is allowed, for the end of a sentence."""
+        return self.words
+
+    def accepts(self, value: Any) -> bool:
+        """Whether the value is of one of the types, and if it is a path, one that can be."""
+        return isinstance(value, self.types) and (value is None or nameable(str(value)))
+
+
+def nameable(path: str) -> bool:
+    """Whether a file can be called this: at most 255 bytes between two slashes, and 4095 in all."""
+    data = path.encode(errors="surrogateescape")
+    return len(data) < 4096 and max(map(len, data.split(b"/"))) < 256 and b"\0" not in data
 
 
 class Either(NamedTuple):
@@ -122,8 +144,8 @@ NOT_NEGATIVE = Number(low=0)
 SHARE = Number(low=0, high=1)
 POSITIVE_SHARE = Number(low=0, high=1, open_low=True)
 FLAG = OneOf((True, False))
-Rules = dict[str, Number | OneOf | Instance | Either]
-SOME_PATH = Instance((str, Path, type(None)), "a path, or None")
+Rules = dict[str, Number | OneOf | Instance | Either | PathRule]
+SOME_PATH = PathRule("a path, or None", (str, Path, type(None)))
 
 _IMAGINATION = Instance((Imagination,), "an Imagination")
 _LOOP: Rules = {
@@ -149,7 +171,7 @@ RULES: dict[str, Rules] = {
         "history": Number(whole=True, low=1, high=1000),
         "out": SOME_PATH,
         "data": SOME_PATH,
-        "base": Instance((str,), 'a name: "random", "coloured", or a run directory'),
+        "base": PathRule('a name: "random", "coloured", or a run directory', (str,)),
         "env": Instance((dict,), "a dict of keyword arguments for gymnasium.make"),
         "workers": Number(whole=True, low=1, high=256),
         "replayable": FLAG,

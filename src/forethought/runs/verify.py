@@ -9,17 +9,19 @@ checkpoint learned from, its metrics, a checkpoint.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 
-from forethought.runs.checkpoint import Stored, numbered, read
+from forethought.runs.checkpoint import Stored, numbered, read, read_about
 from forethought.runs.directory import PARTS, RunDirectory
-from forethought.runs.episodes import SUMS, checked_episode, episode_files, read_sums
-from forethought.runs.files import Damaged, read_sealed
+from forethought.runs.episodes import SUMS, checked_episode, episode_files, parse_episode, read_sums
+from forethought.runs.files import Damaged, largest, parse_json, read_bytes, read_sealed
 from forethought.runs.journal import journals, put_aside, read_journal
 from forethought.runs.metrics import check_lines, intact
-from forethought.types import UserError
+from forethought.types import Trajectory, UserError
 
 
 def problems(run: RunDirectory) -> Iterator[str]:
@@ -31,20 +33,38 @@ def problems(run: RunDirectory) -> Iterator[str]:
         yield f"{run.path / 'config.json'}: {error}"
     yield from _links(run)
     yield from _attempt(run, "run.json", lambda: _of_run(read_sealed(run.path / "run.json"), name))
+    newest = yield from _checkpoints(run, name)
+    began = run.metrics.exists() or bool(episode_files(run.episodes)) or bool(journals(run.journal))
+    if newest is None and not numbered(run.checkpoints) and not began:
+        return  # broken off before anything was tried: a resumed run begins
+    if newest is None:
+        yield f"{run.checkpoints}: there is no valid checkpoint."
+        return
+    name = newest.about.run
+    seal = newest.about.notes.get("metrics")
+    yield from _attempt(run, "metrics.jsonl", lambda: _metrics(run, seal if isinstance(seal, dict) else {}))
+    yield from _episodes(run, name, newest)
+    yield from _journals(run, name)
+    yield from _tried(run, name, newest)
+
+
+def _checkpoints(run: RunDirectory, name: str | None) -> Generator[str, None, Stored | None]:
+    """A sentence for each that is not right; then the newest that is.  Where neither they nor run.json are of the run
+    that config.json names, it is config.json that is of another run."""
+    abouts = []
+    for path in numbered(run.checkpoints):
+        with suppress(Damaged, UserError):  # it is named below
+            abouts.append(read_about(path).run)
+    if name is not None and abouts and name not in abouts and not run.is_named(name):
+        yield f"{run.path / 'config.json'}: it belongs to another run ({name!r}, not {abouts[-1]!r})."
+        name = abouts[-1]
     newest: Stored | None = None
     for path in numbered(run.checkpoints):
         try:
             newest = read(path, name)
         except (Damaged, UserError) as error:
             yield f"{path}: {error}"
-    if newest is None:
-        yield f"{run.checkpoints}: there is no valid checkpoint."
-        return
-    name = newest.about.run if name is None else name
-    seal = newest.about.notes.get("metrics")
-    yield from _attempt(run, "metrics.jsonl", lambda: _metrics(run, seal if isinstance(seal, dict) else {}))
-    yield from _episodes(run, name, newest)
-    yield from _journals(run, name)
+    return newest
 
 
 def _metrics(run: RunDirectory, seal: dict[str, object]) -> None:
@@ -69,6 +89,35 @@ def _journals(run: RunDirectory, name: str) -> Iterator[str]:
             damage = str(error)
         if damage is not None:
             yield f"{path}: {damage}"
+
+
+def _tried(run: RunDirectory, name: str, newest: Stored) -> Iterator[str]:
+    """Steps after the checkpoint that metrics.jsonl tells of must be in journals, or in episode files."""
+    saved, first = newest.about.notes.get("env_steps"), newest.arrays.get("episodes")
+    try:
+        lines = read_bytes(run.metrics, largest()).split(b"\n")[:-1]
+        told = parse_json(lines[-1], "the last line of metrics.jsonl").get("env_steps") if lines else None
+    except (Damaged, AttributeError):
+        return  # it has been named
+    if type(saved) is not int or type(told) is not int or first is None or first.size != 1 or told <= saved:
+        return
+    rows: dict[int, int] = {}
+    readers = (
+        (journals(run.journal), lambda p: read_journal(p, name).trajectory),
+        (episode_files(run.episodes), _rows),
+    )
+    for files, rows_of in readers:
+        for number, path in files.items():
+            with suppress(Damaged):
+                if number >= int(first.reshape(())) and number not in rows:
+                    rows[number] = rows_of(path).length
+    missing = told - saved - sum(rows.values())
+    if missing > 0:
+        yield f"{run.journal}: {missing} steps that metrics.jsonl tells of are in no journal, and in no episode."
+
+
+def _rows(path: Path) -> Trajectory:
+    return parse_episode(read_bytes(path, largest()), path.name)[0]
 
 
 def _episodes(run: RunDirectory, name: str, newest: Stored) -> Iterator[str]:
