@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from forethought._version import __version__
+from forethought.errors import printable
 
 if TYPE_CHECKING:
     from forethought.core import Task
@@ -98,7 +99,7 @@ def guarded(command: Callable[[list[str]], int], argv: list[str]) -> int:
 
 def complain(sentence: str, status: int) -> int:
     """Say what went wrong, on standard error."""
-    print(f"forethought: {sentence}", file=sys.stderr)
+    print(f"forethought: {printable(sentence)}", file=sys.stderr)
     return status
 
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -261,7 +261,8 @@ EXPERIMENTS = recipes(
 )
 
 
-@settings(max_examples=80, deadline=None, derandomize=True)
+# Without shrinking, which takes minutes for a value as large as this.
+@settings(max_examples=80, deadline=None, derandomize=True, phases=(Phase.explicit, Phase.generate))
 @given(EXPERIMENTS)
 @example(Experiment("pendulum"))
 def test_any_valid_recipe_comes_back_from_its_file(experiment) -> None:

@@ -133,3 +133,12 @@ def test_the_bar_goes_to_standard_error(capsys):
     assert said.out == ""
     assert "A [sentence] with brackets." in said.err
     assert "200/300 return -5.0  error@1 0.012 @20 -  5.6 ms/step" in said.err
+
+
+def test_a_strangers_words_do_not_command_the_terminal(capsys):
+    for show in (Quiet(), Lines()):
+        show.say("the task \x1b]0;owned\x07 is\x9b31m odd\nand über")
+    found = capsys.readouterr().err
+    assert "\x1b" not in found
+    assert "\x9b" not in found
+    assert found.count("\\x1b]0;owned\\x07 is\\x9b31m odd\nand über") == 2

@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from forethought.runs.files import Damaged, read_sealed, replace_durably, seal
+from forethought.runs.files import Damaged, read_sealed, replace_durably, seal, storing
 from forethought.runs.machine import machine, versions
 from forethought.types import UserError
 
@@ -79,7 +79,8 @@ class RunDirectory:
     def write_config(self, run: str, experiment: dict[str, Any]) -> None:
         """Write the recipe."""
         config = {"format": CONFIG_FORMAT, "run": run, "experiment": experiment}
-        replace_durably(self.path / "config.json", seal(config))
+        with storing(str(self.path / "config.json")):
+            replace_durably(self.path / "config.json", seal(config))
 
     def note_start(self, run: str, command: str | None) -> None:
         """Write down, or add, how and where the run was started or resumed.  A file that is damaged is put aside."""
@@ -99,7 +100,8 @@ class RunDirectory:
                 "machine": machine(),
             }
         )
-        replace_durably(file, seal({"run": run, "starts": starts}))
+        with storing(str(file)):
+            replace_durably(file, seal({"run": run, "starts": starts}))
 
 
 def create(out: Path | None, name: str) -> RunDirectory:

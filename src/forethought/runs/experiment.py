@@ -269,8 +269,8 @@ def identity(run: RunDirectory, say: Callable[[str], None]) -> tuple[str | None,
     try:
         stored = checkpoint.newest(run.checkpoints, name, lambda sentence: None)
     except UserError:
-        if name is None or run.is_named(name):
-            raise
+        if name is not None and run.is_named(name):
+            return name, config  # the checkpoints are wrong, and whoever reads on is told of each
         # There is none of its own, so perhaps the file is another run's.
         stored = checkpoint.newest(run.checkpoints, None, say)
         say(f"{file} belongs to another run ({name!r}; the checkpoints are of {stored.about.run!r}) and is skipped.")

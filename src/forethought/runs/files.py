@@ -14,6 +14,8 @@ import os
 import re
 import shutil
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,15 @@ class Damaged(Exception):
 
 class StorageError(Exception):
     """Something of a run could not be written."""
+
+
+@contextmanager
+def storing(what: str) -> Iterator[None]:
+    """Tell what could not be written, and why, as `StorageError`."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"{what} could not be saved: {error.strerror}.") from error
 
 
 def largest() -> int:

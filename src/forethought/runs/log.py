@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple
 
+from forethought.errors import printable
 from forethought.types import Metrics
 
 
@@ -29,7 +30,7 @@ class Quiet:
 
     def say(self, sentence: str) -> None:
         """A warning, or what the user should know."""
-        print(sentence, file=sys.stderr, flush=True)
+        print(printable(sentence), file=sys.stderr, flush=True)
 
     def turn(self, turn: Turn) -> None:
         """One turn of the loop is done."""
@@ -50,7 +51,7 @@ class Lines:
 
     def say(self, sentence: str) -> None:
         """A warning, or what the user should know."""
-        print(sentence, file=sys.stderr, flush=True)
+        print(printable(sentence), file=sys.stderr, flush=True)
 
     def turn(self, turn: Turn) -> None:
         """One turn of the loop is done."""
@@ -87,7 +88,7 @@ class Bar:
 
     def say(self, sentence: str) -> None:
         """A warning, or what the user should know."""
-        self.bar.console.print(sentence, markup=False, highlight=False)
+        self.bar.console.print(printable(sentence), markup=False, highlight=False)
 
     def turn(self, turn: Turn) -> None:
         """One turn of the loop is done."""
