@@ -71,6 +71,10 @@ def child(job: Callable[[], None], prepare: Callable[[], None], seconds: float |
             import jax
 
             jax.config.update("jax_enable_x64", True)
+            # jax has been imported: it does not look at the environment any more.
+            jax.config.update("jax_compilation_cache_dir", os.environ["KILLS_CACHE"])
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+            jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
             prepare()
             job()
             status = 0
@@ -274,9 +278,7 @@ def main() -> int:
     known = json.loads(file.read_text()) if file.exists() and not asked.dry else {}
     done = known["each"] if {k: known.get(k) for k in here} == here else []
     home = Path(tempfile.mkdtemp(prefix="kills-"))
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(home / "cache")
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+    os.environ["KILLS_CACHE"] = str(home / "cache")
     references = {task: reference(task, home) for task in TASKS}
     for i in range(len(done), asked.count):
         done.append(one(i, asked.seed, home, references))
