@@ -33,7 +33,7 @@ from runner import RESULTS, commit, machine
 ROOT = Path(__file__).resolve().parents[1]
 WANTED = {"places": 150, "cases": 400, "properties": 20}
 OTHERS = {"stable-baselines3": {"places": 84, "cases": 176}, "Gymnasium": {"places": 208, "cases": 459}}
-"""Counted in their repositories in the same way, pytest.raises and pytest.warns with match."""
+"""As this project's design has them; how they were counted is not recorded."""
 VAGUE = {"Exception", "BaseException"}
 
 

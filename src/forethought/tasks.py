@@ -165,8 +165,11 @@ def catalogue() -> dict[str, str]:
 
 def _classic(name: str, kwargs: Mapping[str, Any] | None, limit: int | None, action_repeat: int, history: int) -> Task:
     """A task of the table, whose success test holds for its own time limit only."""
-    if kwargs or action_repeat != 1 or history != 1:
-        raise UserError(f"{name} takes no environment arguments, action_repeat or history; Gymnasium ids do.")
+    given = {f"env.{key}": value for key, value in dict(kwargs or {}).items()}
+    given |= {key: value for key, value in (("action_repeat", action_repeat), ("history", history)) if value != 1}
+    for key, value in given.items():
+        wrong = f"{name} takes no environment arguments, action_repeat or history; Gymnasium ids do"
+        raise UserError(f"{key} is {repr(value)[:80]}, but {wrong}.")
     if limit is not None and limit < 1:
         raise UserError(f"limit of {name} was {limit}; it must be 1 or larger.")
     row = CLASSIC[name]

@@ -179,6 +179,7 @@ OBSERVATIONS = [
     ([1.0, 0.0, 1e9], "far out of bounds: component 2 is 1e.09, and its limits are -8 and 8"),
     ([1j, 0.0, 0.0], "must be an array of real numbers"),
     (["1", "0", "0"], "must be an array of real numbers"),
+    (([1.0, 0.0, 0.0], {}), "must be an array of real numbers"),
     ({"x": 1.0}, "must be an array of real numbers"),
     (np.array([True, False, True]), "must be an array of real numbers"),
 ]

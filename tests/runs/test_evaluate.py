@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -129,6 +130,23 @@ def test_a_broken_model_gets_an_error_and_a_safe_action(pendulum_run):
     with pytest.raises(ControlError, match="no plan of finite cost was found") as caught:
         LoadedPolicy(run.task, broken).act([1.0, 0.0, 0.0])
     assert np.array_equal(caught.value.safe_action, np.zeros(1, np.float32))
+
+
+def test_the_safe_action_of_a_users_loop_is_the_configured_one(pendulum_run):
+    """Hold: what was done last, in an observation that is refused as well as where no plan is found."""
+    run = open_run(pendulum_run)
+    held = dataclasses.replace(run.algorithm, safe="hold").policy(run.task, run.state)
+    policy = LoadedPolicy(run.task, held)
+    last = policy.act([1.0, 0.0, 0.0])
+    assert np.abs(last).max() > 1e-3, "an action that is not zero by chance"
+    with pytest.raises(ControlError, match="must be finite") as caught:
+        policy.act([float("nan"), 0.0, 0.0])
+    assert np.array_equal(caught.value.safe_action, last)
+    broken = jax.tree.map(lambda v: jnp.full_like(v, jnp.nan) if eqx.is_inexact_array(v) else v, held.planning.dynamics)
+    policy.policy = eqx.tree_at(lambda p: p.planning.dynamics, held, broken)
+    with pytest.raises(ControlError, match="no plan of finite cost was found") as caught:
+        policy.act([1.0, 0.0, 0.0])
+    assert np.array_equal(caught.value.safe_action, last)
 
 
 def test_discrete_actions_are_whole_numbers():

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from forethought.runs.flags import Common, flags_of, parse, reach, split, take_env
+from forethought.runs.flags import Common, flags_of, one_place, parse, reach, split, take_env
 from forethought.types import UserError
 from forethought.worlds.guard import Guard
 
@@ -43,11 +43,9 @@ def parse_check(argv: Sequence[str]) -> AskedCheck:
     known = {name for name, flag in flags_of(Check()).items() if flag.switch} | {"-h", "--help"}
     places, rest = split(argv, known)
     env, rest = take_env(rest)
-    if len(places) != 1 and not ({"-h", "--help"} & set(rest)):
-        got = "none was given" if not places else f"{len(places)} were given: {' '.join(places)}"
-        raise UserError(f"check takes one environment, and {got}; for example: forethought check Pendulum-v1.")
+    example = "; for example: forethought check Pendulum-v1."
+    target = "" if {"-h", "--help"} & set(rest) else one_place(places, "check", "environment", example)
     flags = parse(Check(), rest, "forethought check TASK", ABOUT)
-    target = places[0] if places else ""
     for name, value in (("--steps", flags.steps), ("--seed", flags.seed + 1)):
         if value < 1:
             raise UserError(f"{name} is {value - (name == '--seed')}; it must be {int(name == '--steps')} or larger.")

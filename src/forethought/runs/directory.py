@@ -95,7 +95,8 @@ class RunDirectory:
         starts.append(
             {
                 "began": datetime.now(UTC).isoformat(timespec="seconds"),
-                "command": command or shlex.join(sys.orig_argv),
+                # A file name of bytes that are no UTF-8 would make this a file that is no JSON.
+                "command": (command or shlex.join(sys.orig_argv)).encode(errors="backslashreplace").decode(),
                 "versions": versions(),
                 "machine": machine(),
             }

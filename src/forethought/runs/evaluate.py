@@ -140,8 +140,6 @@ class _View:
 
     def vector(self, observation: Any, t: int) -> np.ndarray:
         """One observation as float64.  Raises `TransitionError` if it is not of the space."""
-        if isinstance(self.observations, spaces.Box) and not isinstance(observation, np.ndarray):
-            observation = np.asarray(observation) if isinstance(observation, (list, tuple)) else observation
         check_observation(observation, self.observations, self.task.name, t)
         return np.asarray(spaces.flatten(self.observations, observation), np.float64).reshape(-1)
 

@@ -107,10 +107,10 @@ class Experiment:
         state = algorithm.init(task, jr.key(self.seed))
         if logged is not None:
             state = dataclasses.replace(state, data=logged)
+        name, config = secrets.token_hex(8), self.config()
         run = directory.create(
             None if self.out is None else Path(self.out), f"{task.name}-{algorithm_name(self.algorithm)}-{self.seed}"
         )
-        name, config = secrets.token_hex(8), self.config()
         run.write_config(name, config)
         run.note_start(name, command)
         if isinstance(task.cost, LearnedCost):
