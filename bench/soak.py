@@ -65,6 +65,9 @@ class Forgetful(AbstractAlgorithm):
             return after, metrics
         return dataclasses.replace(after, data=newest(after.data, self.rows)), metrics
 
+    def appends(self, state: RunState) -> bool:
+        return self.inner.appends(state)
+
     def policy(self, task: Task, state: RunState) -> AbstractPolicy:
         return self.inner.policy(task, state)
 

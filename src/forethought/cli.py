@@ -106,7 +106,10 @@ def complain(sentence: str, status: int) -> int:
 def _kept(error: BaseException) -> str:
     """What is left of the run that was going on, if any."""
     run = getattr(error, "run", None)
-    return "" if run is None else f" What was finished is saved; go on by: forethought resume {addressed(run)}"
+    if run is None or not run.is_dir():
+        return ""
+    saved = " What was finished is saved;" if getattr(error, "saved", True) else " What was saved before stays;"
+    return f"{saved} go on by: forethought resume {addressed(run, resume=True)}"
 
 
 def shown(path: Path) -> str:
@@ -115,11 +118,11 @@ def shown(path: Path) -> str:
     return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))
 
 
-def addressed(run: Path) -> str:
+def addressed(run: Path, *, resume: bool = False) -> str:
     """A run directory as the argument of a command, with what has to be named again."""
     from forethought.runs.directory import to_name_again
 
-    return shown(run) + to_name_again(run)
+    return shown(run) + to_name_again(run, resume=resume)
 
 
 def spoken(argv: Sequence[str]) -> str:

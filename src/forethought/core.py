@@ -284,5 +284,9 @@ class AbstractAlgorithm(eqx.Module):
         """
 
     @abstractmethod
+    def appends(self, state: RunState) -> bool:
+        """Whether what is executed now becomes data: asked for what was tried when a turn was broken off."""
+
+    @abstractmethod
     def policy(self, task: Task, state: RunState) -> AbstractPolicy:
         """The controller as it stands, without exploration: what is evaluated, saved and handed to the user."""

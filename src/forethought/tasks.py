@@ -139,13 +139,21 @@ def equip(task: Task, guard: Guard, workers: int, *, replayable: bool) -> Task:
     Raises `UserError` if there are to be workers for a world that is not a Gymnasium environment.
     """
     world = task.world
+    replayable = replayable and world.replayable
     if not isinstance(world, GymWorld):
         if workers > 1:
             raise UserError(
                 f"workers is {workers}, but {task.name} is simulated in this process; only Gymnasium environments have "
                 "worker processes."
             )
-        return task
+        if replayable == world.replayable:
+            return task
+        if isinstance(world, SimulatedWorld):
+            return dataclasses.replace(task, world=dataclasses.replace(world, replayable=False))
+        raise UserError(
+            f"replayable is False, but the world of {task.name} says that it is replayable; say it in the world."
+        )
+    guard = world.source.guard if guard == Guard() else guard
     if workers == 1 and guard == world.source.guard and replayable == world.replayable:
         return task
     world.close()

@@ -97,14 +97,25 @@ def test_what_a_file_may_not_say(value, sentence):
 
 def test_a_users_class_is_not_written_as_code():
     found = encode(V15(MyPlanner()))
-    assert found["planner"] == {"kind": "own", "class": f"{__name__}.MyPlanner"}
+    assert found["planner"] == {"kind": "own", "class": f"{__name__}.MyPlanner", "settings": {"width": 3}}
     with pytest.raises(UserError, match="--experiment FILE"):
         decode(found, "algorithm")
 
 
+def test_what_is_named_again_has_the_settings_of_the_file():
+    found = encode(V15(MyPlanner(width=7), horizon=4))
+    again = decode(found, "algorithm", V15(MyPlanner(), horizon=9))
+    assert (again.planner.width, again.horizon) == (7, 4)
+    with pytest.raises(UserError, match="is of a class of your own"):
+        decode(found, "algorithm", V15())
+    found["planner"]["settings"] = {"depth": 1}
+    with pytest.raises(UserError, match="MyPlanner with other fields than the one that was named again has"):
+        decode(found, "algorithm", V15(MyPlanner()))
+
+
 def test_a_class_of_the_same_name_is_not_ours():
     fake = type("ICEM", (), {"__module__": "elsewhere"})()
-    assert encode(fake) == {"kind": "own", "class": "elsewhere.ICEM"}
+    assert encode(fake) == {"kind": "own", "class": "elsewhere.ICEM", "settings": {}}
 
 
 def test_infinity_cannot_be_saved():

@@ -202,7 +202,8 @@ def test_a_resumed_run_that_is_broken_off_at_once_has_no_problems(whole, monkeyp
     class Killed(BaseException):
         pass
 
-    def kill(loop):
+    def kill(loop, first):
+        first(loop)
         raise Killed
 
     monkeypatch.setattr(module, "finish", kill)

@@ -347,5 +347,5 @@ def test_limits_are_as_they_were():
 
 
 def test_a_directory_that_cannot_be_written_is_a_sentence(tmp_path):
-    with pytest.raises(OSError, match="No such file"):
+    with pytest.raises(StorageError, match=r"gone/config\.json could not be saved: No such file or directory"):
         RunDirectory(tmp_path / "gone").write_config("r", {})

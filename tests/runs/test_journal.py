@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import math
 import os
 import struct
 import zlib
@@ -21,7 +22,7 @@ from forethought.runs import journal as module
 from forethought.runs.files import Damaged, StorageError
 from forethought.runs.journal import MAGIC, Journal, encode_header, encode_row, end_mark, journals, read_journal
 from forethought.tasks import task as make_task
-from forethought.worlds.guard import TransitionError
+from forethought.worlds.guard import Guard, TransitionError
 from small import Fragile, recipe
 
 ROW = (np.array([0.5]), np.array([1.0, 2.0]), -1.0, False, False)
@@ -300,7 +301,7 @@ def episodes(draw):
 def test_any_episode_comes_back_bit_for_bit(tmp_path_factory, episode):
     x, m, condition, rows, over = episode
     folder = tmp_path_factory.mktemp("j")
-    journal = made(folder, m=m)
+    journal = made(folder, m=m, guard=Guard(reward_bound=math.inf, observation_bound=math.inf))
     journal.began(x, condition)
     for i, (u, y, reward) in enumerate(rows):
         last = i == len(rows) - 1

@@ -71,6 +71,10 @@ class V05(AbstractAlgorithm):
         state, run = execute(policy, task, state, limit, grow=False)  # 4
         return state, fit | run
 
+    def appends(self, state: RunState) -> bool:
+        """Only the base data."""
+        return int(state.data.count) < self.base_steps
+
     def policy(self, task: Task, state: RunState) -> AbstractPolicy:
         """A plan for the whole episode, made from its first state."""
         return PlanOnce(planning(self, task, state, task.limit))
@@ -102,6 +106,10 @@ class V10(AbstractAlgorithm):
         policy = self.policy(task, state)  # 3
         state, run = execute(policy, task, state, limit, grow=True)  # 4 5
         return state, fit | run
+
+    def appends(self, state: RunState) -> bool:
+        """Everything."""
+        return True
 
     def policy(self, task: Task, state: RunState) -> AbstractPolicy:
         """A plan for the whole episode, made from its first state."""
@@ -138,6 +146,10 @@ class V15(AbstractAlgorithm):
         policy, steps = self.policy(task, state), min(limit, self.refit_every)
         state, run = execute(policy, task, state, steps, grow=True)  # 3 4 5
         return state, fit | run
+
+    def appends(self, state: RunState) -> bool:
+        """Everything."""
+        return True
 
     def policy(self, task: Task, state: RunState) -> AbstractPolicy:
         """MPC on the model at hand."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from typing import TypeVar
 
 import equinox as eqx
@@ -130,12 +131,17 @@ def together(one: Callable[[int], R], worlds: Sequence[AbstractWorld]) -> list[R
     if len(worlds) == 1:
         return [one(0)]
     with ThreadPoolExecutor(len(worlds)) as pool:
-        futures = [pool.submit(one, lane) for lane in range(len(worlds))]
+        futures: list[Future[R]] = []
         try:
+            futures += [pool.submit(one, lane) for lane in range(len(worlds))]
             wait(futures)
         except BaseException:
-            for world in worlds:
-                world.close()
+            while not all(future.done() for future in futures):
+                # However often somebody presses Ctrl-C: no thread may be at work when what it did is written down.
+                with suppress(KeyboardInterrupt):
+                    for world in worlds:
+                        world.close()
+                    wait(futures, timeout=0.1)
             raise
     return [future.result() for future in futures]
 

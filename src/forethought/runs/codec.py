@@ -82,13 +82,29 @@ def encode(value: Any, where: str = "A setting") -> Any:
         return {"kind": "array", "dtype": str(array.dtype), "values": array.tolist()}
     if KINDS.get(type(value).__name__) is type(value):
         return {"kind": type(value).__name__, **encode_fields(value, where)}
-    return {"kind": "own", "class": f"{type(value).__module__}.{type(value).__qualname__}"}
+    return {"kind": "own", "class": _class(value), "settings": _settings(value)}
 
 
 def encode_fields(recipe: Any, where: str = "") -> dict[str, Any]:
     """The fields of a dataclass as JSON."""
     place = f"{where}." if where else ""
     return {f.name: encode(getattr(recipe, f.name), place + f.name) for f in dataclasses.fields(recipe) if f.init}
+
+
+def _class(value: Any) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__}"
+
+
+def _settings(value: Any) -> dict[str, Any]:
+    """The single values among the fields of a user's own class: a flag may have set them."""
+    fields = dataclasses.fields(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else ()
+    found = {f.name: getattr(value, f.name, None) for f in fields if f.init}
+    return {
+        name: each
+        for name, each in found.items()
+        if isinstance(each, (bool, str))
+        or (isinstance(each, (int, float)) and math.isfinite(each) and abs(each) < 2**63)
+    }
 
 
 def _encode_plain(value: Any, where: str) -> Any:
@@ -116,17 +132,28 @@ def _inside(where: str, part: str) -> str:
     return where + part
 
 
-def decode(value: Any, where: str) -> Any:
-    """The inverse of `encode`; `where` names the place in sentences.  Raises `UserError` for anything unknown."""
+def decode(value: Any, where: str, own: Any = None) -> Any:
+    """The inverse of `encode`; `where` names the place in sentences.  Raises `UserError` for anything unknown.
+
+    `own` is what the user named again, for this place: where the file has a class of the user's own, that is taken,
+    with the settings of the file.
+    """
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, list):
-        return tuple(decode(v, f"{where}[{i}]") for i, v in enumerate(value))
+        parts = own if isinstance(own, (list, tuple)) and len(own) == len(value) else [None] * len(value)
+        return tuple(decode(v, f"{where}[{i}]", part) for i, (v, part) in enumerate(zip(value, parts, strict=True)))
     kind = value.get("kind") if isinstance(value, dict) else None
     if kind == "dict" and isinstance(value.get("items"), dict):
         return {k: _plain(decode(v, f"{where}.{k}")) for k, v in value["items"].items()}
     if kind == "array" and value.get("dtype") in DTYPES:
         return _array(value.get("values"), value["dtype"], where)
+    if (
+        kind == "own"
+        and own is not None
+        and _class(own).rpartition(".")[2] == str(value.get("class")).rpartition(".")[2]
+    ):
+        return _with_settings(own, value.get("settings"), where)
     if kind == "own":
         raise UserError(
             f"{where} is of a class of your own ({value.get('class')!r}); nothing that a file names is ever imported: "
@@ -135,11 +162,20 @@ def decode(value: Any, where: str) -> Any:
     if not isinstance(kind, str) or kind not in KINDS:
         raise UserError(f"{where} names the class {kind!r}; known are {', '.join(KINDS)}.")
     fields = {k: v for k, v in value.items() if k != "kind"}
-    return decode_fields(KINDS[kind], fields, where)
+    return decode_fields(KINDS[kind], fields, where, own)
 
 
-def decode_fields(cls: type, values: dict[str, Any], where: str) -> Any:
-    """An instance of the dataclass `cls` from JSON fields; a missing field has its default."""
+def _with_settings(own: Any, settings: Any, where: str) -> Any:
+    """The user's own object with the settings that the run began with."""
+    known = {f.name for f in dataclasses.fields(own) if f.init} if dataclasses.is_dataclass(own) else set()
+    plain = isinstance(settings, dict) and all(isinstance(v, (bool, int, float, str)) for v in settings.values())
+    if not plain or not set(settings) <= known:
+        raise UserError(f"{where} was a {_class(own)} with other fields than the one that was named again has.")
+    return dataclasses.replace(own, **settings) if settings else own  # pyright: ignore[reportArgumentType]
+
+
+def decode_fields(cls: type, values: dict[str, Any], where: str, own: Any = None) -> Any:
+    """An instance of the dataclass `cls` from JSON fields; a missing field has its default.  `own` as for `decode`."""
     known = {f.name: f for f in dataclasses.fields(cls) if f.init}
     for name in values:
         if name not in known:
@@ -148,7 +184,7 @@ def decode_fields(cls: type, values: dict[str, Any], where: str) -> Any:
             raise UserError(f"{where} has a field {name!r}, which {cls.__name__} does not know{hint}.")
     decoded = {}
     for name, value in values.items():
-        found = decode(value, f"{where}.{name}")
+        found = decode(value, f"{where}.{name}", getattr(own, name, None))
         decoded[name] = Path(found) if isinstance(found, str) and "Path" in str(known[name].type) else found
     try:
         return cls(**decoded)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import shlex
 import sys
@@ -141,16 +142,29 @@ def existing(path: Path) -> RunDirectory:
     return RunDirectory(path.absolute())
 
 
-def to_name_again(path: Path) -> str:
-    """The flags that a command on this run needs, because its recipe has what no file may name: " --task ..." or
-    " --experiment FILE", or nothing."""
+def may_be_file(name: str, value: Any) -> bool:
+    """Whether a keyword argument of an environment may name a file: by its value, or by its own name."""
+    if isinstance(value, str):
+        return os.sep in value or Path(value).suffix != "" or re.search("file|path|dir|xml|model", name) is not None
+    return isinstance(value, (list, dict))
+
+
+def to_name_again(path: Path, *, resume: bool) -> str:
+    """The flags that a command on this run needs, because its recipe has what no file may name: --task, --experiment,
+    --env, and to `resume` it --base; or nothing."""
     try:
         _, config = existing(path).read_config()
-    except Damaged:
+    except (Damaged, UserError):
         return ""
-    task = config.get("task")
-    named = f" --task {shlex.quote(task)}" if isinstance(task, str) and ":" in task else ""
-    return " --experiment FILE" if '{"kind": "own"' in json.dumps(config) else named
+    task, base, env = config.get("task"), config.get("base"), config.get("env")
+    flags = [f"--task {shlex.quote(task)}"] if isinstance(task, str) and ":" in task else []
+    if '{"kind": "own"' in json.dumps(config):
+        flags = ["--experiment FILE"]
+    items = env.get("items", {}) if isinstance(env, dict) else {}
+    flags += [f"--env.{k} {shlex.quote(json.dumps(v))}" for k, v in items.items() if may_be_file(k, v)]
+    if resume and base not in ("random", "coloured", None):
+        flags.append(f"--base {shlex.quote(str(base))}")
+    return "".join(f" {flag}" for flag in flags)
 
 
 def strict(value: Any) -> Any:

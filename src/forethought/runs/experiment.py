@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,7 +19,8 @@ from forethought.costs.learned import LearnedCost
 from forethought.policies.excitation import ColouredPolicy
 from forethought.runs import checkpoint, codec, directory
 from forethought.runs.checkpoint import About
-from forethought.runs.directory import RunDirectory
+from forethought.runs.directory import RunDirectory, may_be_file
+from forethought.runs.episodes import episode_files
 from forethought.runs.files import Damaged
 from forethought.runs.journal import journals
 from forethought.runs.log import Display, Quiet
@@ -119,8 +119,7 @@ class Experiment:
         metrics = MetricsFile(run.metrics)
         loop = Loop(algorithm, task, rules, run, name, config, show, state, Progress(), metrics)
         # Logged data are in the first checkpoint already: a resumed run does not need the file again.
-        loop.save()
-        return finish(loop)
+        return finish(loop, Loop.save)
 
     def make_task(self) -> Task:
         """The task with its options.  Raises `UserError` if there is no such task."""
@@ -218,14 +217,13 @@ def read_experiment(path: Path, config: dict[str, Any], named: Named) -> Experim
 
     Nothing that a file names is imported, or opened outside the run.  So a task given as module:id, a `Task` object, an
     environment's files, another run's controller and classes of the user's own have to be named again: the last as a
-    whole experiment.
+    whole experiment, of which only they are taken; everything else stays as the run began.
     """
-    if named.experiment is not None:
-        # What is not code stays as the run began.
-        mine = dataclasses.replace(named.experiment, out=None)
-        return mine if named.task is None else dataclasses.replace(mine, task=named.task)
-    task = config.get("task")
-    if named.task is not None:
+    own = named.experiment
+    task, again = config.get("task"), named.task
+    if again is None and own is not None and (isinstance(task, dict) or task == own.task):
+        again = own.task
+    if again is not None:
         config = config | {"task": "named again"}
     elif isinstance(task, str) and ":" in task:
         raise UserError(
@@ -237,21 +235,20 @@ def read_experiment(path: Path, config: dict[str, Any], named: Named) -> Experim
             f"{path} is a run on a Task object of your own: name it again, with --experiment FILE "
             "(in Python: task=... or experiment=...)."
         )
-    experiment = codec.decode_fields(Experiment, config, "config.json")
-    if named.task is not None:
-        experiment = dataclasses.replace(experiment, task=named.task)
+    experiment = codec.decode_fields(Experiment, config, "config.json", own)
+    if again is not None:
+        experiment = dataclasses.replace(experiment, task=again)
     # The base controller of another run is opened only if base steps are missing, and then it is named again.
     experiment = dataclasses.replace(experiment, base=named.base or "random", data=None)
     check(experiment)
-    return dataclasses.replace(experiment, env=_environment(path, experiment.env, named.env))
+    known = {} if own is None else {k: v for k, v in own.env.items() if experiment.env.get(k) == v}
+    return dataclasses.replace(experiment, env=_environment(path, experiment.env, known | (named.env or {})))
 
 
-def _environment(path: Path, env: dict[str, Any], again: dict[str, Any] | None) -> dict[str, Any]:
+def _environment(path: Path, env: dict[str, Any], again: dict[str, Any]) -> dict[str, Any]:
     """The keyword arguments of the environment; what may be the name of a file has to be named again."""
-    again = again or {}
     for name, value in env.items():
-        outside = isinstance(value, str) and (os.sep in value or Path(value).suffix != "")
-        if name not in again and (outside or isinstance(value, (list, dict))):
+        if name not in again and may_be_file(name, value):
             raise UserError(
                 f"{path} is a run whose environment was made with {name}={value!r}, which may name a file, and nothing "
                 f"outside a run is opened because the run says so: name it again, with --env.{name} VALUE."
@@ -295,7 +292,8 @@ def open_run(
     run, say = directory.existing(path), say or Quiet().say
     if strict:
         refuse_damage(run)
-    if which == "resumable" and not checkpoint.numbered(run.checkpoints) and not journals(run.journal):
+    nothing = not (journals(run.journal) or episode_files(run.episodes) or run.metrics.exists())
+    if which == "resumable" and nothing and not checkpoint.numbered(run.checkpoints):
         return _from_the_start(run, named or Named())
     name, config = identity(run, say)
     if which == "best":
@@ -335,9 +333,10 @@ def _from_the_start(run: RunDirectory, named: Named) -> OpenRun:
     return OpenRun(run, name, recipe, task, recipe.algorithm, state, About(name, notes, config))
 
 
-def finish(loop: Loop) -> Result:
-    """Run the loop to its end; an error says which run it broke off."""
+def finish(loop: Loop, first: Callable[[Loop], None]) -> Result:
+    """Do something first, and run the loop to its end; an error says which run it broke off."""
     try:
+        first(loop)
         with loop.show:
             reason = loop.run()
     except BaseException as error:

@@ -184,6 +184,16 @@ def write_all(handle: int, data: bytes) -> None:
         rest = rest[os.write(handle, rest) :]
 
 
+def sync_file(path: Path) -> None:
+    """Flush a file to the disk, if it is there."""
+    if path.is_file():
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
 def sync_folder(folder: Path) -> None:
     """Flush a folder's list of names to the disk."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -17,11 +17,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import re
 import struct
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,6 +44,7 @@ from forethought.runs.files import (
     write_all,
 )
 from forethought.types import Trajectory
+from forethought.worlds.guard import Guard, TransitionError
 from forethought.worlds.recorder import Recorder
 
 MAGIC = b"forethought journal 1\n"
@@ -60,6 +63,9 @@ class Journal(AbstractWitness):
     number: Callable[[], int]
     """The number of the episode that begins now."""
     say: Callable[[str], None]
+    world: str = "The world"
+    """Its name, for sentences."""
+    guard: Guard = dataclasses.field(default_factory=Guard)
     required: bool = True
     """Whether it is an error if nothing can be written; otherwise it is said, and the run goes on."""
     expected: dict[int, Trajectory] = dataclasses.field(default_factory=dict)
@@ -76,19 +82,29 @@ class Journal(AbstractWitness):
     """The CRC-32 that the next row begins with."""
 
     def began(self, x: np.ndarray, condition: int) -> None:
-        """Open the file of the episode."""
+        """Open the file of the episode.  Raises `TransitionError` for a state that is none."""
+        x = self._checked("observation", x, None)
+        number = self.number()
+        if self.rows():
+            number = max(number, self.episode + 1)  # a further episode of the same turn
         self.done()
-        self.episode = self.number()
+        self.episode = number
         header = {"run": self.run, "episode": self.episode, "condition": int(condition), "m": self.m, "x": x.tolist()}
         self.record = Recorder(np.array(x, np.float64), self.m, 0, int(condition))
         self.path = self.folder / f"{self.episode:06d}.journal"
         self._write(lambda: self._open(header))
 
     def happened(self, u: np.ndarray, y: np.ndarray, reward: float, terminated: bool, truncated: bool) -> None:
-        """One row, on its way to the disk when this returns; at the end of the episode, on the disk."""
+        """One row, on its way to the disk when this returns; at the end of the episode, on the disk.
+
+        What is no transition is not written: `TransitionError`.  Worlds of Gymnasium have said so before.
+        """
         record = self.record
         if record is None:
             raise RuntimeError("A world showed a transition before an episode had begun.")
+        step = len(record.reward)
+        u, y = self._checked("action", u, step), self._checked("observation", y, step)
+        self._check_rest(reward, terminated, truncated, step)
         record.add(np.array(u, np.float64), np.array(y, np.float64), reward, terminated, truncated)
         count = len(record.reward)
         row = encode_row(u, y, reward, terminated, truncated, self.seed)
@@ -97,6 +113,30 @@ class Journal(AbstractWitness):
         self._compare(count - 1)
         if terminated or truncated:
             self._write(lambda: self._append(end_mark(self.seed), durable=True))
+
+    def _checked(self, field: str, value: np.ndarray, step: int | None) -> np.ndarray:
+        """A vector of finite numbers of the right size and within the guard's bound."""
+        wanted = self.m if field == "action" else None if self.record is None or step is None else len(self.record.x)
+        array = np.asarray(value)
+        right = array.ndim == 1 and array.dtype.kind in "fiu" and (wanted is None or len(array) == wanted)
+        if not right:
+            size = "numbers" if wanted is None else f"{wanted} numbers"
+            raise TransitionError(self.world, step, field, value, f"must be a vector of {size}")
+        if not (np.isfinite(array) & (np.abs(array) <= self.guard.observation_bound)).all():
+            wrong = f"must be finite, and at most {self.guard.observation_bound:g} (--guard.observation-bound)"
+            raise TransitionError(self.world, step, field, value, wrong)
+        return array.astype(np.float64)
+
+    def _check_rest(self, reward: float, terminated: bool, truncated: bool, step: int) -> None:
+        """The reward within its bound, flags that are flags."""
+        if not isinstance(reward, (float, int, np.floating)) or not (
+            math.isfinite(reward) and abs(reward) <= self.guard.reward_bound
+        ):
+            wrong = f"must be one number of at most {self.guard.reward_bound:g} (--guard.reward-bound)"
+            raise TransitionError(self.world, step, "reward", reward, wrong)
+        for field, flag in (("terminated", terminated), ("truncated", truncated)):
+            if not isinstance(flag, (bool, np.bool_)):
+                raise TransitionError(self.world, step, field, flag, "must be True or False")
 
     def finished(self) -> bool:
         """Whether the episode has ended."""
@@ -167,9 +207,13 @@ class Journal(AbstractWitness):
         if same and now.reward[i] == before.reward[i]:
             return
         self.differs = True
+        kept = self.folder / f"{self.episode:06d}.differs"
+        with suppress(OSError):
+            if not kept.exists():
+                (self.folder / before_name(self.episode)).rename(kept)
         self.say(
             f"Warning: the world did not repeat episode {self.episode}: step {i} differs from what happened before the "
-            f"run was broken off. What was tried then is kept in {before_name(self.episode)}. If the world cannot "
+            f"run was broken off. What was tried then is kept in {kept.name}. If the world cannot "
             "repeat itself, train with --no-replayable."
         )
 

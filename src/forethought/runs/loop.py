@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 import traceback
 from collections.abc import Callable
@@ -17,8 +18,8 @@ from forethought.core import AbstractAlgorithm, RunState, Task
 from forethought.math.dataset import append
 from forethought.runs.checkpoint import About, save
 from forethought.runs.directory import RunDirectory
-from forethought.runs.episodes import write_episode
-from forethought.runs.files import StorageError, remove, replace_durably
+from forethought.runs.episodes import SUMS, episode_files, write_episode
+from forethought.runs.files import StorageError, remove, replace_durably, sync_file
 from forethought.runs.journal import Journal, before_name, journals
 from forethought.runs.log import Display, Turn, warnings_of
 from forethought.runs.metrics import MetricsFile
@@ -27,8 +28,10 @@ from forethought.runs.signals import stoppable, undisturbed
 from forethought.runs.stopping import Until, convergence
 from forethought.types import Dataset, Metrics, Trajectory, UserError
 from forethought.worlds.guard import Guard, TransitionError
+from forethought.worlds.gym import GymWorld
 from forethought.worlds.remote import WorkerLost
 
+ANY = Guard(reward_bound=math.inf, observation_bound=math.inf)
 RECENT = 5
 """Training episodes whose mean return says which checkpoint is the best."""
 
@@ -73,6 +76,9 @@ class Loop:
                 m=self.task.spec.m,
                 number=lambda lane=lane: int(self.state.episodes) + lane,
                 say=self.show.say,
+                world=self.task.name,
+                # An environment of Gymnasium has its guard inside, which knows the limits of its spaces.
+                guard=ANY if isinstance(self.task.world, GymWorld) else self.rules.guard,
                 required=self.rules.on_save_error == "stop",
             )
             for lane in range(len(self.task.worlds))
@@ -99,7 +105,8 @@ class Loop:
             with undisturbed():
                 try:
                     self.rescue(error)
-                except (OSError, StorageError) as failed:  # a full disk must not hide what went wrong first
+                except Exception as failed:  # a full disk must not hide what went wrong first
+                    error.saved = False  # pyright: ignore[reportAttributeAccessIssue]
                     self.show.say(f"Warning: what was finished could not be saved: {failed}")
             raise
         finally:
@@ -119,9 +126,9 @@ class Loop:
 
     def turn(self) -> None:
         """One turn of the algorithm, written down."""
-        before = self.state
+        before, left = self.state, self.rules.steps - int(self.state.steps)
         try:
-            state, metrics = self.algorithm.step(self.task, before, self.rules.steps - int(before.steps))
+            state, metrics = self.algorithm.step(self.task, before, left)
         except TransitionError as error:
             self.fault(error)
             return
@@ -129,7 +136,9 @@ class Loop:
             raise RuntimeError(f"{type(self.algorithm).__name__} took no step though steps were left.")
         with undisturbed():
             self.state, self.unsaved = state, True
-            self.progress.grows = int(state.data.count) > int(before.data.count)
+            if self.replayable and len(self.journals) > 1 and left < len(self.journals) * self.task.limit:
+                # The budget may have cut shares, which a larger one would not have: then this is no place to go on.
+                self.exact = False
             for journal in self.journals:
                 journal.absorbed = journal.rows()
             if state.open is None:
@@ -143,8 +152,9 @@ class Loop:
 
     def fault(self, error: TransitionError) -> None:
         """Something that is no transition: what was finished is kept, and the run goes on if that is wanted."""
-        guard, kept = self.rules.guard, sum(journal.rows() for journal in self.journals)
+        guard = self.rules.guard
         with undisturbed():
+            kept = sum(journal.rows() for journal in self.journals)
             self.progress.faults += 1
             if kept == 0 and self.state.open is None:
                 # The next reset must not draw the seed of the one that failed.
@@ -184,14 +194,14 @@ class Loop:
         for sentence in warnings_of(metrics, steps, self.progress.failures):
             self.show.say(sentence)
         self.progress.failures = 0 if self.state.open is None else int(metrics.get("plan_failures") or 0)
-        self.progress.turns += 1
         line: dict[str, Any] = {
-            "turn": self.progress.turns,
+            "turn": self.progress.turns + 1,
             "env_steps": steps,
             "episodes": len(self.progress.returns),
             "seconds": round(self.seconds(), 3),
         }
         self.stored("metrics.jsonl", lambda: self.metrics.append(line | metrics))
+        self.progress.turns += 1
 
     def seconds(self) -> float:
         """Wall clock of the run, without the pauses between its parts."""
@@ -208,7 +218,8 @@ class Loop:
     def write_episode(self, number: int, episode: Trajectory, *, complete: bool) -> list[float]:
         """Write an episode into a file; its return, if it is whole."""
         score = float(np.sum(episode.reward))
-        about = {"run": self.run_name, "task": self.task.name, "complete": complete, "return": score}
+        about: dict[str, Any] = {"run": self.run_name, "task": self.task.name, "complete": complete}
+        about["return"] = score if np.isfinite(score) else None
         self.stored(f"Episode {number}", lambda: write_episode(self.directory.episodes, number, episode, about))
         return [score] if complete else []
 
@@ -217,12 +228,17 @@ class Loop:
         state = self.state
         if state.open is None and not any(journal.rows() for journal in self.journals):
             return
+        if state.open is None and all(journal.absorbed == journal.rows() for journal in self.journals):
+            # They have ended and are part of the state; only their files could not be written.
+            self.finish_episodes(int(state.episodes) - len(self.journals))
+            return
         first, data, steps = int(state.episodes), state.data, int(state.steps)
+        grows = self.algorithm.appends(state)
         for lane, journal in enumerate(self.journals):
             part = journal.episode_so_far(journal.absorbed)
             if part is not None:
                 steps += part.length
-                data = append(data, part, first + lane) if self.progress.grows else data
+                data = append(data, part, first + lane) if grows else data
             data = cut(data, first + lane)
         self.state = dataclasses.replace(
             state,
@@ -233,7 +249,7 @@ class Loop:
             data=data,
             open=None,
         )
-        self.exact, self.unsaved = exact, True
+        self.exact, self.unsaved = self.exact and exact, True
         self.finish_episodes(first)
 
     def rescue(self, error: BaseException) -> None:
@@ -245,9 +261,19 @@ class Loop:
         if not isinstance(error, (KeyboardInterrupt, TransitionError, StorageError, UserError)):
             text = "".join(traceback.format_exception(error))
             replace_durably(self.directory.path / "error.txt", text.encode(errors="replace"))
+        self.catch_up(error)
         self.close_episodes(exact=not self.replayable)
         if self.unsaved:
             self.save()
+
+    def catch_up(self, error: BaseException) -> None:
+        """An interrupt may come when a step was taken and not yet shown: the error has it, and the journal not."""
+        part, journal = getattr(error, "trajectory", None), self.journals[0]
+        if len(self.journals) > 1 or not isinstance(part, Trajectory) or journal.record is None:
+            return
+        for i in range(journal.rows() - journal.absorbed, part.length):
+            u, y, flags = part.u[i], part.y[i], (bool(part.terminated[i]), bool(part.truncated[i]))
+            journal.happened(np.asarray(u), np.asarray(y), float(part.reward[i]), *flags)
 
     def save(self, *, finished: bool = False) -> None:
         """Write a checkpoint; the journals of episodes that are part of it go."""
@@ -260,13 +286,19 @@ class Loop:
             resumable=self.exact,
             score=float(np.mean(returns)) if returns else None,
         )
-        self.unsaved = not self.stored("The checkpoint", lambda: save(self.directory.checkpoints, self.state, about))
+        self.unsaved = not self.stored("The checkpoint", lambda: self.write_checkpoint(about))
         if self.exact and not self.unsaved:
+            files = episode_files(self.directory.episodes)
             for number, path in journals(self.directory.journal).items():
-                if number < int(self.state.episodes):
+                if number < int(self.state.episodes) and number in files:
                     remove(path)
-                    if not any(journal.differs for journal in self.journals):
-                        remove(path.with_name(before_name(number)))
+                    remove(path.with_name(before_name(number)))
+
+    def write_checkpoint(self, about: About) -> None:
+        """What the checkpoint seals is on the disk before it is."""
+        for path in (self.metrics.path, self.metrics.checks, self.directory.episodes / SUMS):
+            sync_file(path)
+        save(self.directory.checkpoints, self.state, about)
 
     def stored(self, what: str, write: Callable[[], Any]) -> bool:
         """Write something; where that fails the run stops, or says so and goes on, as configured."""

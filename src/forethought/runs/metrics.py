@@ -29,15 +29,19 @@ class MetricsFile:
     bytes: int = 0
     digest: Any = field(default_factory=hashlib.sha256)
 
+    @property
+    def checks(self) -> Path:
+        """The file with the CRC-32 of each line."""
+        return self.path.with_name(CHECKS)
+
     def append(self, line: dict[str, Any]) -> None:
         """Add one line.  Raises `OSError`, and then nothing of it stays."""
         data = (json.dumps(strict(line), allow_nan=False) + "\n").encode()
-        checks = self.path.with_name(CHECKS)
-        before = append_line(checks, _check(data))
+        before = append_line(self.checks, _check(data))
         try:
             append_line(self.path, data)
         except OSError:
-            os.truncate(checks, before)
+            os.truncate(self.checks, before)
             raise
         self.bytes += len(data)
         self.digest.update(data)
@@ -86,6 +90,19 @@ def check_lines(path: Path) -> None:
             raise Damaged(
                 f"line {i + 1} of {path.name} is not what was written, or {CHECKS} is not (its CRC-32 differs)."
             )
+
+
+def kept(path: Path, seal: dict[str, Any]) -> tuple[MetricsFile, int]:
+    """The whole file, and how many lines it has: what a world that cannot be replayed did stays told.
+
+    Raises `Damaged` if a line is not as it was written.
+    """
+    intact(path, seal)
+    check_lines(path)
+    data = _read(path)
+    lines = data.split(b"\n")[:-1]
+    replace_durably(path.with_name(CHECKS), b"".join(_check(line + b"\n") for line in lines))
+    return MetricsFile(path, len(data), hashlib.sha256(data)), len(lines)
 
 
 def resumed(path: Path, seal: dict[str, Any]) -> MetricsFile:

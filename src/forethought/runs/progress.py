@@ -20,8 +20,6 @@ class Progress:
     """Wall clock of the earlier parts of a resumed run."""
     faults: int = 0
     """What the guard has found so far."""
-    grows: bool = True
-    """Whether the algorithm learned from what it executed last (v0.5 does not)."""
     failures: int = 0
     """Plans that failed in the open episode."""
 
@@ -31,12 +29,12 @@ class Progress:
         return kept | {"returns": list(self.returns), "seconds": round(seconds, 3)}
 
 
-KEPT = ("returns", "turns", "faults", "grows", "seconds")
+KEPT = ("returns", "turns", "faults", "seconds")
 
 
 def from_notes(notes: dict[str, Any], where: str) -> Progress:
     """The counters of a checkpoint.  Raises `UserError` if they are none."""
-    kinds = {"returns": list, "turns": int, "faults": int, "grows": bool, "seconds": (int, float)}
+    kinds = {"returns": list, "turns": int, "faults": int, "seconds": (int, float)}
     right = all(isinstance(notes.get(name), kind) for name, kind in kinds.items())
     if not right or not all(isinstance(r, (int, float)) and not isinstance(r, bool) for r in notes["returns"]):
         raise UserError(f"The notes of {where} are not as this version writes them.")

@@ -17,12 +17,12 @@ from forethought.runs.checkpoint import newest, numbered, read_about
 from forethought.runs.directory import RunDirectory
 from forethought.runs.episodes import checked_episode, episode_files, keep_episodes, read_sums
 from forethought.runs.experiment import Experiment, Named, OpenRun, Result, finish, open_run, with_base
-from forethought.runs.files import Damaged, remove
-from forethought.runs.journal import before_name, journals, read_journal
+from forethought.runs.files import Damaged, remove, replace_durably
+from forethought.runs.journal import before_name, journals, put_aside, read_journal
 from forethought.runs.log import Display, Quiet
 from forethought.runs.loop import Loop, Rules, cut
 from forethought.runs.metrics import MetricsFile
-from forethought.runs.progress import from_notes
+from forethought.runs.progress import Progress, from_notes
 from forethought.runs.validate import check
 from forethought.runs.verify import problems
 from forethought.types import Trajectory, UserError
@@ -58,6 +58,10 @@ def resume(
     check(recipe)
     if (done := _finished(run, recipe.steps, show)) is not None:
         return done
+    missing = getattr(run.algorithm, "base_steps", 0) - int(run.state.data.count)
+    if missing > 0 and base is None and run.about.experiment.get("base") not in ("random", None):
+        base = _base_again(run)
+    algorithm = with_base(run.algorithm, base or "random", run.task) if missing > 0 else run.algorithm
     for left in numbered(run.directory.checkpoints):
         # A look at an open episode, or at the end: the run goes back behind it, and so do its files.
         with suppress(Damaged):
@@ -66,15 +70,10 @@ def resume(
     config = run.about.experiment | ({} if steps is None else {"steps": steps})
     run.directory.write_config(run.name, config)
     run.directory.note_start(run.name, command)
-    missing = getattr(run.algorithm, "base_steps", 0) - int(run.state.data.count)
-    if missing > 0 and base is None and run.about.experiment.get("base") not in ("random", None):
-        base = _base_again(run)
-    algorithm = with_base(run.algorithm, base or "random", run.task) if missing > 0 else run.algorithm
     rules = Rules(recipe.steps, recipe.until, recipe.guard, recipe.on_save_error)
-    lines = _lines(run, show)
+    lines = _lines(run, progress, show)
     loop = Loop(algorithm, run.task, rules, run.directory, run.name, config, show, run.state, progress, lines)
-    _go_on(loop)
-    return finish(loop)
+    return finish(loop, _go_on)
 
 
 def _finished(run: OpenRun, steps: int, show: Display) -> Result | None:
@@ -101,40 +100,60 @@ def _base_again(run: OpenRun) -> str:
     )
 
 
-def _lines(run: OpenRun, show: Display) -> MetricsFile:
-    """The metrics up to the checkpoint; a damaged file is put aside."""
-    seal = run.about.notes.get("metrics")
+def _lines(run: OpenRun, progress: Progress, show: Display) -> MetricsFile:
+    """The metrics up to the checkpoint, or all of them where nothing is done again; a damaged file is put aside."""
+    found = run.about.notes.get("metrics")
+    file, seal = run.directory.metrics, found if isinstance(found, dict) else {}
+    if not all(world.replayable for world in run.task.worlds):
+        with suppress(Damaged):
+            lines, progress.turns = metrics.kept(file, seal)
+            return lines
     try:
-        return metrics.resumed(run.directory.metrics, seal if isinstance(seal, dict) else {})
+        return metrics.resumed(file, seal)
     except Damaged as error:
-        show.say(f"{error} It is put aside as metrics.jsonl.damaged, and a new one begins.")
-        return MetricsFile(run.directory.metrics)
+        aside = file.with_name("metrics.jsonl.damaged")
+        show.say(f"{error} {f'It is put aside as {aside.name}, and a' if aside.exists() else 'A'} new one begins.")
+        return MetricsFile(file)
 
 
 def _go_on(loop: Loop) -> None:
     """Deal with what happened after the checkpoint: it is done again, or kept."""
     folder, first = loop.directory.journal, int(loop.state.episodes)
+    written = episode_files(loop.directory.episodes)
     for number, file in journals(folder).items():
-        if number < first:
+        if number < first and number in written:
             remove(file)  # part of the checkpoint
+        elif number >= first:
+            _copy_if_damaged(file, loop.run_name)
     if not loop.replayable:
         _salvage(loop)
         return
-    expected: dict[int, Trajectory] = {}
     for number, file in journals(folder).items():
         before = folder / before_name(number)
         if before.is_file() and before.stat().st_size > file.stat().st_size:
             remove(file)  # broken off again, earlier: what was tried first is the longer one
-        else:
+        elif number >= first:
             file.replace(before)
+    expected: dict[int, Trajectory] = {}
+    for number, before in put_aside(folder).items():
         with suppress(Damaged):  # it has been named
-            expected[number] = read_journal(before, loop.run_name).trajectory
+            expected |= {number: read_journal(before, loop.run_name).trajectory} if number >= first else {}
     for journal in loop.journals:
         journal.expected = expected
     if expected:
         done = sum(t.length for t in expected.values())
         loop.show.say(f"Going on from step {int(loop.state.steps)}; the {done} steps after it are done again.")
     keep_episodes(loop.directory.episodes, first)
+
+
+def _copy_if_damaged(file: Path, name: str) -> None:
+    """A journal that cannot be read to its end is kept beside: what can be read of it is taken over."""
+    try:
+        damage = read_journal(file, name).damage
+    except Damaged as error:
+        damage = str(error)
+    if damage is not None and not file.is_symlink():
+        replace_durably(file.with_name(f"{file.name}.damaged"), file.read_bytes())
 
 
 def _salvage(loop: Loop) -> None:
@@ -145,7 +164,7 @@ def _salvage(loop: Loop) -> None:
         return
     kept = 0
     for number, (trajectory, whole) in sorted(found.items()):
-        loop.state = _with_episode(loop.state, trajectory, number, grows=loop.progress.grows)
+        loop.state = _with_episode(loop.state, trajectory, number, grows=loop.algorithm.appends(loop.state))
         loop.progress.returns += loop.write_episode(number, trajectory, complete=whole)
         kept += trajectory.length
     loop.show.say(
@@ -172,12 +191,13 @@ def _tried(
     except Damaged:
         sums = {}
     for number in episode_files(run.episodes):
-        if number >= first and number not in found:
+        if number >= first:
             try:
                 trajectory, about = checked_episode(run.episodes, number, name, sums)
             except Damaged:
                 continue  # it has been named
-            found[number] = trajectory, bool(about.get("complete"))
+            if number not in found or found[number][0].length < trajectory.length:
+                found[number] = trajectory, bool(about.get("complete"))
     n, m = widths
     for number, (trajectory, _) in list(found.items()):
         if trajectory.x.shape[1:] != (n,) or trajectory.u.shape[1:] != (m,):
