@@ -16,6 +16,7 @@ from forethought import Experiment, Guard, TransitionError, UserError, resume
 from forethought.runs.checkpoint import numbered
 from forethought.runs.directory import existing
 from forethought.runs.episodes import read_episode
+from forethought.runs.experiment import Named, open_run
 from forethought.runs.verify import problems
 from small import recipe
 
@@ -75,6 +76,8 @@ def test_two_workers_give_the_same_data_every_time_and_leave_no_process(tmp_path
 def test_a_run_with_workers_resumes_bit_for_bit(tmp_path):
     experiment(tmp_path / "straight", workers=2).run()
     experiment(tmp_path / "run", workers=2, steps=35).run()
+    opened = open_run(tmp_path / "run", Named(faulty.ID), which="resumable")
+    assert int(opened.state.steps) == 20, "the second pair of episodes began when the budget was less than both need"
     assert resume(tmp_path / "run", steps=60, task=faulty.ID).env_steps == 60
     one, two = last(tmp_path / "run"), last(tmp_path / "straight")
     assert [k for k in one if one[k].tobytes() != two[k].tobytes()] == []

@@ -63,6 +63,8 @@ class Loop:
     journals: list[Journal] = field(default_factory=list)
     exact: bool = True
     """Whether a run that goes on from this state is the run that was never broken off."""
+    left: int = 0
+    """Steps of the budget that were left when the open episodes began."""
     unsaved: bool = False
     """Whether the state is newer than the last checkpoint."""
     began: float = field(default_factory=time.monotonic)
@@ -127,6 +129,7 @@ class Loop:
     def turn(self) -> None:
         """One turn of the algorithm, written down."""
         before, left = self.state, self.rules.steps - int(self.state.steps)
+        self.left = left if before.open is None else self.left
         try:
             state, metrics = self.algorithm.step(self.task, before, left)
         except TransitionError as error:
@@ -136,7 +139,7 @@ class Loop:
             raise RuntimeError(f"{type(self.algorithm).__name__} took no step though steps were left.")
         with undisturbed():
             self.state, self.unsaved = state, True
-            if self.replayable and len(self.journals) > 1 and left < len(self.journals) * self.task.limit:
+            if self.replayable and len(self.journals) > 1 and self.left < len(self.journals) * self.task.limit:
                 # The budget may have cut shares, which a larger one would not have: then this is no place to go on.
                 self.exact = False
             for journal in self.journals:
