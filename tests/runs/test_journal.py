@@ -264,12 +264,16 @@ HEADER = {"run": "r", "episode": 3, "condition": 7, "m": 1, "x": [0.1, 0.2]}
 WRONG = [None, True, -1, 1.5, "x", [], {}, [1, "2"], [None], 2**62, [[1.0]], "r" * 9]
 
 
-@pytest.mark.parametrize("name", HEADER)
-@pytest.mark.parametrize("value", WRONG, ids=lambda v: str(v)[:12])
+RIGHT = [("condition", -1), ("condition", 2**62), ("x", [])]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [(name, value) for name in HEADER for value in WRONG if (name, value) not in RIGHT],
+    ids=lambda v: str(v)[:12],
+)
 def test_a_header_of_other_types_is_refused(tmp_path, name, value):
     """Its sum is right, so somebody meant it."""
-    if (name == "condition" and value in (-1, 2**62)) or (name == "x" and value == []):
-        pytest.skip("that is allowed")
     path = tmp_path / "000003.journal"
     path.write_bytes(encode_header(HEADER | {name: value}))
     with pytest.raises(Damaged):
