@@ -170,6 +170,32 @@ def test_a_journal_of_a_machine_that_is_damaged_is_kept(tmp_path, monkeypatch, c
     assert journal.name in capsys.readouterr().err
 
 
+def test_what_a_machine_did_stays_told_and_the_longer_record_counts(tmp_path, monkeypatch):
+    """Killed in the middle of an episode whose file had been written, and whose journal lost its end."""
+    Rig.fault = (18, SystemError("power"))
+    calm = dataclasses.replace(recipe().algorithm, refit_every=5)
+
+    def half(self, error):
+        self.finish_episodes(int(self.state.episodes))  # and killed before the checkpoint
+
+    monkeypatch.setattr(loop_module.Loop, "rescue", half)
+    with pytest.raises(SystemError):
+        recipe(task=RIG, algorithm=calm, out=tmp_path / "r", limit=None).run()
+    monkeypatch.undo()
+    Rig.fault = None
+    run = tmp_path / "r"
+    told = [json.loads(line)["env_steps"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert told == [10, 15]
+    (journal,) = journals(run / "journal").values()
+    journal.write_bytes(journal.read_bytes()[:-100])
+    assert resume(run, task=RIG, steps=40).env_steps == 40
+    told = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["env_steps"] for line in told][:3] == [10, 15, 22], "seven steps, and then five more"
+    assert [line["turn"] for line in told] == list(range(1, len(told) + 1))
+    assert read_episode(run / "episodes" / "000001.safetensors")[0].length == 7
+    assert list(problems(existing(run))) == []
+
+
 def test_v05_does_not_learn_from_a_planned_episode_that_was_broken_off(tmp_path):
     algorithm = V05(recipe().algorithm.planner, recipe().algorithm.learner, base_steps=10)
     assert algorithm.appends(algorithm.init(RIG, jr.key(0)))
