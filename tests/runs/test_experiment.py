@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -17,26 +15,6 @@ from forethought.runs.verify import problems
 from forethought.worlds.guard import TransitionError
 from kept import episodes, lines, start
 from small import Fragile, recipe
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory) -> Path:
-    """A finished run of three episodes of ten steps."""
-    return recipe(out=tmp_path_factory.mktemp("runs") / "run").run().run
-
-
-@pytest.fixture
-def run(original, tmp_path) -> Path:
-    """A copy to be spoiled."""
-    return Path(shutil.copytree(original, tmp_path / "run"))
-
-
-@pytest.fixture
-def fragile():
-    """The environment in which things happen, healthy before and after."""
-    Fragile.plan_fault(None)
-    yield Fragile
-    Fragile.plan_fault(None)
 
 
 def test_what_a_run_writes(original):

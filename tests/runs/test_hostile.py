@@ -43,12 +43,6 @@ def original(tmp_path_factory) -> Path:
     return recipe(out=tmp_path_factory.mktemp("runs") / "run", steps=20).run().run
 
 
-@pytest.fixture
-def run(original, tmp_path) -> Path:
-    """A copy to be spoiled."""
-    return Path(shutil.copytree(original, tmp_path / "run"))
-
-
 # -- code in files -------------------------------------------------------------------------------------------------
 
 

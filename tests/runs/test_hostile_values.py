@@ -8,7 +8,6 @@ import json
 import os
 import pickle
 import resource
-import shutil
 import struct
 import zipfile
 from collections.abc import Callable, Iterator
@@ -46,12 +45,6 @@ def nothing_went_off():
 def original(tmp_path_factory) -> Path:
     """A finished run of two episodes."""
     return recipe(out=tmp_path_factory.mktemp("runs") / "run", steps=20).run().run
-
-
-@pytest.fixture
-def run(original, tmp_path) -> Path:
-    """A copy to be spoiled."""
-    return Path(shutil.copytree(original, tmp_path / "run"))
 
 
 # -- names and values in configurations ----------------------------------------------------------------------------

@@ -20,26 +20,6 @@ from kept import episodes, equal_states, lines, require_same_run
 from small import Fragile, recipe
 
 
-@pytest.fixture(scope="module")
-def original(tmp_path_factory) -> Path:
-    """A finished run of three episodes of ten steps."""
-    return recipe(out=tmp_path_factory.mktemp("runs") / "run").run().run
-
-
-@pytest.fixture
-def run(original, tmp_path) -> Path:
-    """A copy to be spoiled."""
-    return Path(shutil.copytree(original, tmp_path / "run"))
-
-
-@pytest.fixture
-def fragile():
-    """The environment in which things happen, healthy before and after."""
-    Fragile.plan_fault(None)
-    yield Fragile
-    Fragile.plan_fault(None)
-
-
 def test_resume_goes_on_to_the_requested_steps(run, capsys):
     result = resume(run, steps=50)
     assert (result.env_steps, result.stopped_by, len(result.episodes)) == (50, "steps", 5)

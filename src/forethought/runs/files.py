@@ -187,16 +187,16 @@ def write_all(handle: int, data: bytes) -> None:
 def sync_file(path: Path) -> None:
     """Flush a file to the disk, if it is there."""
     if path.is_file():
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        _sync(path, os.O_NOFOLLOW)
 
 
 def sync_folder(folder: Path) -> None:
     """Flush a folder's list of names to the disk."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    _sync(folder, os.O_DIRECTORY)
+
+
+def _sync(path: Path, flags: int) -> None:
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
     try:
         os.fsync(handle)
     finally:
