@@ -41,12 +41,17 @@ def joined(pieces: list[Trajectory]) -> Trajectory:
     return jax.tree.map(lambda *parts: np.concatenate([np.asarray(p) for p in parts]), *pieces)
 
 
+def episode_file(folder: Path, number: int) -> Path:
+    """Where an episode is, or would be."""
+    return folder / f"{number:06d}.safetensors"
+
+
 def write_episode(folder: Path, number: int, trajectory: Trajectory, about: dict[str, Any]) -> Path:
     """Write an episode and its sum; `about` says what it is (whether it is complete, for one)."""
     arrays = {name: np.array(getattr(trajectory, name), order="C") for name in COLUMNS}
     words = {"format": FORMAT, "about": json.dumps({"episode": number, **about}, allow_nan=False)}
     folder.mkdir(exist_ok=True)
-    path = folder / f"{number:06d}.safetensors"
+    path = episode_file(folder, number)
     data = save_safetensors(arrays, metadata=words)
     if path.exists():
         _drop_sums(folder, lambda n: n == number)
@@ -133,7 +138,7 @@ def read_sums(folder: Path) -> dict[int, str]:
 
 def checked_episode(folder: Path, number: int, run: str, sums: dict[int, str]) -> tuple[Trajectory, dict[str, Any]]:
     """An episode of this run, if it is what was written.  Raises `Damaged`."""
-    path = folder / f"{number:06d}.safetensors"
+    path = episode_file(folder, number)
     data = read_bytes(path, largest())
     if hashlib.sha256(data).hexdigest() != sums.get(number):
         raise Damaged(f"{path.name} is not what was written (its SHA-256 is not the one in {SUMS}).")

@@ -18,7 +18,7 @@ from forethought.core import AbstractAlgorithm, RunState, Task
 from forethought.math.dataset import append
 from forethought.runs.checkpoint import About, save
 from forethought.runs.directory import RunDirectory
-from forethought.runs.episodes import SUMS, episode_files, write_episode
+from forethought.runs.episodes import SUMS, episode_file, write_episode
 from forethought.runs.files import StorageError, remove, replace_durably, sync_file
 from forethought.runs.journal import Journal, before_name, journals
 from forethought.runs.log import Display, Turn, warnings_of
@@ -291,9 +291,9 @@ class Loop:
         )
         self.unsaved = not self.stored("The checkpoint", lambda: self.write_checkpoint(about))
         if self.exact and not self.unsaved:
-            files = episode_files(self.directory.episodes)
             for number, path in journals(self.directory.journal).items():
-                if number < int(self.state.episodes) and number in files:
+                # Asked one by one: a long run has many episodes, and few journals.
+                if number < int(self.state.episodes) and episode_file(self.directory.episodes, number).is_file():
                     remove(path)
                     remove(path.with_name(before_name(number)))
 
