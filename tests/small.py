@@ -16,7 +16,7 @@ from forethought.cli import main
 
 TINY = [
     *("--planner.samples", "8", "--planner.elites", "4", "--planner.iterations", "1"),
-    *("--model.gradient-steps", "10", "--model.width", "8", "--model.members", "2"),
+    *("--model", "ensemble", "--model.gradient-steps", "10", "--model.width", "8", "--model.members", "2"),
     *("--planner.imagination.particles", "2"),
 ]
 """Flags that make every planner and model small."""

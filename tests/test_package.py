@@ -11,7 +11,10 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
-DEPENDENCIES = {"jax", "numpy", "equinox", "optax", "jaxtyping", "gymnasium", "safetensors", "tyro", "rich"}
+DEPENDENCIES = {"jax", "numpy", "equinox", "optax", "jaxtyping", "gymnasium", "safetensors", "tyro", "rich"} | {
+    "scipy",
+    "threadpoolctl",
+}
 MAX_PACKAGES = 36
 
 

@@ -29,7 +29,14 @@ if TYPE_CHECKING:
         Task,
     )
     from forethought.math.rollout import Imagination
+    from forethought.models.auto import AutoLearner
     from forethought.models.ensemble import EnsembleLearner
+    from forethought.models.gmm import GMMLearner
+    from forethought.models.gp_learner import GPLearner
+    from forethought.models.linear import LinearLearner
+    from forethought.models.mdn import MDNLearner
+    from forethought.models.physics import PhysicsLearner
+    from forethought.models.plain import NetworkLearner
     from forethought.planners.cem import CEM
     from forethought.planners.icem import ICEM
     from forethought.planners.mpc import MPC
@@ -55,7 +62,6 @@ _WHERE = {
         "AbstractPolicy",
         "AbstractPrediction",
         "AbstractWitness",
-        "AbstractWitness",
         "AbstractWorld",
         "Plan",
         "Problem",
@@ -63,7 +69,14 @@ _WHERE = {
         "Task",
     ),
     "math.rollout": ("Imagination",),
+    "models.auto": ("AutoLearner",),
     "models.ensemble": ("EnsembleLearner",),
+    "models.gmm": ("GMMLearner",),
+    "models.gp_learner": ("GPLearner",),
+    "models.linear": ("LinearLearner",),
+    "models.mdn": ("MDNLearner",),
+    "models.physics": ("PhysicsLearner",),
+    "models.plain": ("NetworkLearner",),
     "planners.cem": ("CEM",),
     "planners.icem": ("ICEM",),
     "planners.mpc": ("MPC",),
@@ -97,15 +110,22 @@ __all__ = [
     "AbstractPrediction",
     "AbstractWitness",
     "AbstractWorld",
+    "AutoLearner",
     "Box",
     "Choices",
     "ControlError",
     "Dataset",
     "EnsembleLearner",
     "Experiment",
+    "GMMLearner",
+    "GPLearner",
     "Guard",
     "Imagination",
+    "LinearLearner",
     "LoadedPolicy",
+    "MDNLearner",
+    "NetworkLearner",
+    "PhysicsLearner",
     "Plan",
     "Problem",
     "RandomShooting",

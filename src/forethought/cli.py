@@ -28,6 +28,7 @@ usage: forethought COMMAND ...
   demo             train a Pendulum controller in well under a minute
   train TASK       learn a controller for a Gymnasium id, module:id, a classic task, or a file of your own
   evaluate DIR     run a saved controller from fixed starts
+  diagnose DIR     say how wrong a run's model is, and where
   resume DIR       go on with a run
   check TASK       act at random in an environment, and say what is wrong with it and how to mend it
   tasks            list tasks
@@ -229,6 +230,25 @@ def evaluate(argv: list[str]) -> int:
     return 0
 
 
+def diagnose(argv: list[str]) -> int:
+    """Say how wrong a run's model is."""
+    from forethought.runs.diagnose import diagnose_run, write
+    from forethought.runs.diagnose_flags import Diagnose
+    from forethought.runs.diagnosis_text import text
+    from forethought.runs.experiment import Named, open_run
+    from forethought.runs.flags import parse_on_run, read_file
+
+    about = "Say how wrong a run's model is, on episodes that it has not seen; diagnosis.json in the run has it all."
+    path, asked, env = parse_on_run(argv, Diagnose(), "diagnose", about)
+    begin(asked)
+    own = None if asked.experiment is None else read_file(asked.experiment)
+    run = open_run(path, Named(asked.task, own, None, env), strict=asked.strict)
+    found = diagnose_run(run, asked.held_out, asked.fresh, asked.horizon)
+    print_json(found) if asked.json else print(text(found))
+    write(run, found)
+    return 0
+
+
 def report_evaluation(task: Task, found: Evaluation) -> None:
     """Returns, their mean and interval, and whether that solves the task."""
     print(f"{task.name}, {len(found.returns)} episodes from fixed starts")
@@ -242,7 +262,7 @@ def report_evaluation(task: Task, found: Evaluation) -> None:
         print(f"{verdict}: the threshold is {task.threshold:g}")
 
 
-DEMO_STEPS = 300
+DEMO_STEPS = 50
 DEMO_STARTS = 3
 
 
@@ -366,6 +386,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "demo": demo,
     "train": train,
     "evaluate": evaluate,
+    "diagnose": diagnose,
     "resume": resume,
     "check": check,
     "tasks": tasks,

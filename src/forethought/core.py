@@ -8,7 +8,7 @@ the model changes at every iteration, and the program must not.
 # No `from __future__ import annotations` here: it would hide every AbstractVar from Equinox, which would silently take
 # them for ordinary fields.
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import equinox as eqx
@@ -67,10 +67,30 @@ class AbstractDynamics(eqx.Module):
         """
 
 
+class AbstractAveraged(AbstractDynamics):
+    """A model that has its mean prediction at a lower price than `predict`, which says how sure it is, too."""
+
+    @abstractmethod
+    def average(self) -> AbstractDynamics:
+        """One belief whose mean prediction is that of `predict`, or nearly so."""
+
+
 class AbstractFitted(eqx.Module):
     """What a learner carries from fit to fit: the model that planners see, and whatever else (optimiser, scalers)."""
 
     model: eqx.AbstractVar[AbstractDynamics]
+
+
+class AbstractSized(AbstractFitted):
+    """A fitted state whose model keeps its data, in arrays that grow in size buckets."""
+
+    @abstractmethod
+    def resized(self, shapes: Mapping[str, tuple[int, ...]]) -> "AbstractSized":
+        """A blank state of this kind with arrays of the sizes that a file has.
+
+        `shapes` are those of the file, by the path of an array in this state ("model.centres").  Raises `ValueError`
+        for sizes that no fit gives.
+        """
 
 
 class AbstractLearner(eqx.Module, Generic[Fitted]):

@@ -9,7 +9,9 @@ import pytest
 from scipy import stats
 
 from fakes import as_dataset, as_trajectory
-from forethought.models.ensemble import EnsembleLearner, _fit, _lower_median, _row_weights, _sample_rows
+from forethought.models.ensemble import EnsembleLearner, _fit
+from forethought.models.training import lower_median, row_weights, sample_rows
+from forethought.testing import check_model
 from forethought.types import Spec
 
 ZERO = jnp.zeros((), jnp.int32)
@@ -104,7 +106,7 @@ def test_draw_takes_every_member_equally_often(fitted) -> None:
 
 def test_bootstrap_weights_are_poisson_and_differ_between_members() -> None:
     use = jnp.arange(4096) < 3000
-    weight = np.asarray(_row_weights(EnsembleLearner(bootstrap=True, holdout=0.0), jr.key(0), use))
+    weight = np.asarray(row_weights(jr.key(0), use, members=5, holdout=0.0, bootstrap=True))
     assert np.all(weight[3000:] == 0)
     for value in range(4):
         share = np.mean(weight[:3000] == value)
@@ -114,7 +116,7 @@ def test_bootstrap_weights_are_poisson_and_differ_between_members() -> None:
 
 def test_rows_are_sampled_in_proportion_to_their_weights() -> None:
     weight = jnp.zeros((64, 2)).at[jnp.array([3, 7, 9]), 0].set(jnp.array([1.0, 2.0, 1.0])).at[5, 1].set(3.0)
-    rows = np.asarray(_sample_rows(weight, jr.key(0), (200, 50)))
+    rows = np.asarray(sample_rows(weight, jr.key(0), (200, 50)))
     counts = np.bincount(rows[..., 0].ravel(), minlength=64) / rows[..., 0].size
     np.testing.assert_allclose(counts[[3, 7, 9]], [0.25, 0.5, 0.25], atol=0.02)
     assert counts[[3, 7, 9]].sum() == 1.0
@@ -297,7 +299,7 @@ def test_the_lower_median_of_some(count) -> None:
     values[3] = values[5]
     among = np.arange(8) < count
     expected = np.sort(values[:count])[(count - 1) // 2]
-    assert float(_lower_median(jnp.asarray(values), jnp.asarray(among))) == expected
+    assert float(lower_median(jnp.asarray(values), jnp.asarray(among))) == expected
 
 
 def test_a_fit_in_which_all_members_break_changes_nothing() -> None:
@@ -336,3 +338,7 @@ def test_if_nobody_is_healthy_every_belief_is_nan() -> None:
     drawn = model.draw(jr.key(0), 3)
     assert np.isnan(jax.vmap(lambda member: member.predict(x, u, ZERO).mean)(drawn)).all()
     assert np.isnan(model.predict(x, u, ZERO).mean).all()
+
+
+def test_it_keeps_what_a_learner_promises() -> None:
+    check_model(EnsembleLearner(members=3, width=16, gradient_steps=300))

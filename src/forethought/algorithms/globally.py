@@ -17,6 +17,7 @@ import jax.random as jr
 from forethought.algorithms.turn import base_policy, execute, learn
 from forethought.core import AbstractAlgorithm, AbstractLearner, AbstractPlanner, AbstractPolicy, RunState, Task
 from forethought.math.dataset import empty
+from forethought.models.auto import AutoLearner
 from forethought.models.ensemble import EnsembleLearner
 from forethought.planners.icem import ICEM
 from forethought.planners.mpc import MPC, Planning, PlanOnce
@@ -48,7 +49,7 @@ class V05(AbstractAlgorithm):
     """v0.5: fit once to the base data, plan a whole episode, execute it open loop; what happens is not learned from."""
 
     planner: AbstractPlanner = ICEM(samples=256, iterations=10, elites=20)
-    learner: AbstractLearner = EnsembleLearner(gradient_steps=2000)
+    learner: AbstractLearner = AutoLearner(ensemble=EnsembleLearner(gradient_steps=2000))
     base: AbstractPolicy | None = None
     """Who collects the first data; None: uniform random actions."""
     base_steps: int = 200
@@ -84,7 +85,7 @@ class V10(AbstractAlgorithm):
     """v1.0: fit, plan a whole episode, execute it open loop, append what happened, repeat."""
 
     planner: AbstractPlanner = ICEM(samples=256, iterations=10, elites=20)
-    learner: AbstractLearner = EnsembleLearner(gradient_steps=2000)
+    learner: AbstractLearner = AutoLearner(ensemble=EnsembleLearner(gradient_steps=2000))
     base: AbstractPolicy | None = None
     """Who collects the first data; None: uniform random actions."""
     base_steps: int = 200
@@ -120,10 +121,10 @@ class V15(AbstractAlgorithm):
     """v1.5, model predictive control: replan at every step, refit every `refit_every` steps inside the episode."""
 
     planner: AbstractPlanner = ICEM()
-    learner: AbstractLearner = EnsembleLearner()
+    learner: AbstractLearner = AutoLearner()
     base: AbstractPolicy | None = None
     """Who collects the first data; None: uniform random actions."""
-    base_steps: int = 100
+    base_steps: int = 50
     """Steps of the base policy before the first plan."""
     refit_every: int = 20
     """Steps between two fits."""

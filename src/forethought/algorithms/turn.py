@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import TypeVar
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -16,8 +17,8 @@ import numpy as np
 from forethought.core import AbstractLearner, AbstractPolicy, AbstractWorld, Open, RunState, Task
 from forethought.math.act import start
 from forethought.math.dataset import append
+from forethought.math.diagnosis import Model, data_scale, while_training
 from forethought.math.finite import nan_appeared
-from forethought.math.model_error import model_error
 from forethought.planners.mpc import MPC, MPCCarry, PlanOnce, PlanOnceCarry, planning_metrics
 from forethought.policies.excitation import RandomPolicy
 from forethought.types import Metrics, RandomKey, Trajectory
@@ -130,10 +131,16 @@ def together(one: Callable[[int], R], worlds: Sequence[AbstractWorld]) -> list[R
     """
     if len(worlds) == 1:
         return [one(0)]
+    wide = bool(jax.config.read("jax_enable_x64"))  # it may hold for the calling thread only
+
+    def alike(lane: int) -> R:
+        with jax.enable_x64(wide):
+            return one(lane)
+
     with ThreadPoolExecutor(len(worlds)) as pool:
         futures: list[Future[R]] = []
         try:
-            futures += [pool.submit(one, lane) for lane in range(len(worlds))]
+            futures += [pool.submit(alike, lane) for lane in range(len(worlds))]
             wait(futures)
         except BaseException:
             while not all(future.done() for future in futures):
@@ -160,8 +167,8 @@ def _planning(
     each = [planning_metrics(carry) for _, carry in planned]
     first = {name: np.asarray(value).tolist() for name, value in each[0].items()}
     counts = {name: sum(int(one[name]) for one in each) for name in first if name in COUNTED}
-    trajectory = planned[0][0]
-    rows = 1 << max(trajectory.length - 1, 31).bit_length()
-    seen = np.asarray(state.data.x)[: int(state.data.count)]
-    scale = np.maximum(seen.std(axis=0), 1e-6) if len(seen) else np.ones(task.spec.n)
-    return first | counts | model_error(policy.planning.dynamics, trajectory, task.spec, rows, scale)
+    it, seen = policy.planning, np.asarray(state.data.x)[: int(state.data.count)]
+    model = Model(it.dynamics, task.cost, task.spec, data_scale(seen))
+    # Random numbers of its own: what is learned must not depend on what is measured.
+    seed = np.asarray(jr.key_data(state.key)).tolist()
+    return first | counts | while_training(model, planned[0][0], it.horizon, seed)

@@ -10,13 +10,22 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PyTree
 
-from forethought.types import Array, Flag
+from forethought.types import Array, Flag, UserError
 
 T = TypeVar("T")
 
 LARGEST = 1e12
 """Observations beyond this are taken for a broken sensor: their squares, and sums of those, are still finite float32
 numbers, and no unit of a real machine needs more."""
+
+
+def need_x64(what: str) -> None:
+    """Raise `UserError` if jax computes in 32 bits only: `what` (which begins the sentence) is wrong in those."""
+    if not jax.config.read("jax_enable_x64"):
+        raise UserError(
+            f"{what} computes in float64, and jax has it switched off: call jax.config.update('jax_enable_x64', True) "
+            "first, or choose another model."
+        )
 
 
 def credible(x: Float[Array, "*shape"]) -> Flag:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Literal, NamedTuple
 
@@ -11,7 +12,8 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Bool, Float, Int, Key, PyTree
 
-from forethought.core import AbstractCost, AbstractDynamics, Problem
+from forethought.core import AbstractAveraged, AbstractCost, AbstractDynamics, Problem
+from forethought.math.gaussian import DiagonalGaussian, Wrapped
 from forethought.types import Action, Array, Flag, RandomKey, Scalar, State, Time
 
 
@@ -19,11 +21,13 @@ class Imagination(eqx.Module):
     """How plans are tried out inside the model."""
 
     particles: int = 5
-    """Imagined rollouts per plan, each through one drawn model."""
-    propagation: Literal["ts-inf", "ts-1"] = "ts-inf"
-    """ts-inf: a particle keeps its model for the whole horizon; ts-1: the models are shuffled at each step."""
+    """Imagined rollouts per plan, each through one drawn model (with ts-inf and ts-1)."""
+    propagation: Literal["auto", "mean", "ts-inf", "ts-1"] = "auto"
+    """mean: one rollout through the mean predictions, without noise, as if they were certain; ts-inf: particles, each
+    of which keeps one drawn model for the whole horizon; ts-1: the models are shuffled at each step; auto: the mean
+    where a prediction is one Gaussian and no risk is asked for, otherwise ts-inf."""
     noise: bool = True
-    """Whether the model's own noise is added at each step."""
+    """Whether the model's own noise is added at each step (with ts-inf and ts-1)."""
     risk: float = 0.0
     """Plans are ranked by mean + risk * standard deviation of the cost over particles; below 0 seeks uncertainty."""
 
@@ -160,7 +164,13 @@ def appraise(how: Imagination, problem: Problem, z: Float[Array, "N H d"], key: 
     particle passes through every belief, so that one sick belief makes all particles sick.
     """
     k_draw, k_roll = jr.split(key)
-    dynamics = problem.dynamics.draw(k_draw, how.particles)
+    if how.propagation == "mean" or (how.propagation == "auto" and how.risk == 0.0 and _has_one_way(problem)):
+        how = dataclasses.replace(how, particles=1, propagation="ts-inf", noise=False)
+        known = problem.dynamics
+        known = known.average() if isinstance(known, AbstractAveraged) else known
+        dynamics = jax.tree.map(lambda leaf: leaf[None] if eqx.is_array(leaf) else leaf, known)
+    else:
+        dynamics = problem.dynamics.draw(k_draw, how.particles)
     us = jax.vmap(jax.vmap(problem.actions.decode))(z)
     each = imagine(how, dynamics, problem, us, k_roll)
     healthy = jnp.any(jnp.isfinite(each), axis=1)
@@ -168,6 +178,14 @@ def appraise(how: Imagination, problem: Problem, z: Float[Array, "N H d"], key: 
     costs = jnp.where(jnp.isfinite(total), total, jnp.inf)
     left_out = jnp.sum(~healthy, dtype=jnp.int32)
     return Scored(costs, left_out, jnp.isfinite(costs[0]) & jnp.all(costs == costs[0]))
+
+
+def _has_one_way(problem: Problem) -> bool:
+    """Whether predictions are single Gaussians, whose mean is somewhere the system may be."""
+    x, t = problem.x0, jnp.asarray(problem.t0)
+    ask = lambda dynamics: dynamics.predict(x, problem.actions.safe(), t)
+    said = eqx.filter_eval_shape(ask, problem.dynamics)
+    return isinstance(said.unwrapped if isinstance(said, Wrapped) else said, DiagonalGaussian)
 
 
 def _ranked(how: Imagination, each: Float[Array, "P N"]) -> Float[Array, " N"]:

@@ -1,6 +1,9 @@
-"""One Gaussian network: the lecture's neural network model with the variance it is unsure by."""
+"""Networks from state and action to what one step leads to: their layers, and the Gaussian one."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
 
 import equinox as eqx
 import jax
@@ -11,7 +14,9 @@ from jaxtyping import Float
 from forethought.core import AbstractDynamics
 from forethought.math.gaussian import DiagonalGaussian
 from forethought.models.scaling import Scaler, feature_count, features, identity_scaler
-from forethought.types import Action, Array, RandomKey, Spec, State, Time
+from forethought.types import Action, Array, RandomKey, Spec, State, Time, UserError
+
+T = TypeVar("T")
 
 
 class Layer(eqx.Module):
@@ -39,38 +44,72 @@ class GaussianNetwork(AbstractDynamics):
 
     def heads(self, z: Float[Array, " f"]) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
         """Mean and bounded variance of the scaled target at a scaled input."""
-        for layer in self.layers[:-1]:
-            z = jax.nn.silu(z @ layer.weight + layer.bias)
-        out = z @ self.layers[-1].weight + self.layers[-1].bias
-        mean, v = jnp.split(out, 2)
-        return mean, jnp.exp(self.low) + jnp.exp(self.high) * jax.nn.sigmoid(v - self.high)
+        mean, v = jnp.split(through(self.layers, z), 2)
+        return mean, bounded_variance(v, self.low, self.high)
 
     def predict(self, x: State, u: Action, t: Time) -> DiagonalGaussian:
         """N(mean, std^2) of [next state; extras], float32."""
         del t  # the system is taken to be the same at all times
-        x, u = jnp.asarray(x, jnp.float32), jnp.asarray(u, jnp.float32)
-        mean, variance = self.heads(self.inputs.scale(features(self.spec, x, u)))
-        base = jnp.concatenate([x, jnp.zeros((self.spec.extras,), jnp.float32)])
+        base, z = ends(self.spec, x, u)
+        mean, variance = self.heads(self.inputs.scale(z))
         return DiagonalGaussian(base + self.outputs.unscale(mean), self.outputs.std * jnp.sqrt(variance))
 
     def draw(self, key: RandomKey, particles: int) -> GaussianNetwork:
         """Copies: one network has no doubt about itself."""
         del key
-        return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (particles, *leaf.shape)), self)
+        return copies(self, particles)
+
+
+def through(layers: tuple[Layer, ...], z: Float[Array, " f"]) -> Float[Array, " o"]:
+    """The last layer's output, with x logistic(x) between the layers."""
+    for layer in layers[:-1]:
+        z = jax.nn.silu(z @ layer.weight + layer.bias)
+    return z @ layers[-1].weight + layers[-1].bias
+
+
+def bounded_variance(
+    v: Float[Array, "*K k"], low: Float[Array, "*K k"] | float, high: Float[Array, "*K k"] | float
+) -> Float[Array, "*K k"]:
+    """e^low + e^high logistic(v - high): any number v as a variance between e^low and about e^high."""
+    return jnp.exp(low) + jnp.exp(high) * jax.nn.sigmoid(v - high)
+
+
+def ends(spec: Spec, x: State, u: Action) -> tuple[Float[Array, " k"], Float[Array, " f"]]:
+    """What targets are added to, [x; 0], and the features (unscaled), float32.
+
+    Raises `UserError` for a state or action that is not of the system that the model is of.
+    """
+    if x.shape != (spec.n,) or u.shape != (spec.m,):
+        raise UserError(
+            f"a model of states of size {spec.n} and actions of size {spec.m} was asked about a state of shape "
+            f"{tuple(x.shape)} and an action of shape {tuple(u.shape)}."
+        )
+    x, u = jnp.asarray(x, jnp.float32), jnp.asarray(u, jnp.float32)
+    return jnp.concatenate([x, jnp.zeros((spec.extras,), jnp.float32)]), features(spec, x, u)
+
+
+def copies(model: T, particles: int) -> T:
+    """The model, `particles` times along a new leading axis: the draw of one that has no doubt about itself."""
+    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (particles, *leaf.shape)), model)
+
+
+def init_layers(sizes: Sequence[int], key: RandomKey) -> tuple[Layer, ...]:
+    """Layers before training: truncated normal weights of std 1/(2 sqrt(fan-in)), zero biases, float32."""
+    layers = []
+    for k, fan_in, fan_out in zip(jr.split(key, len(sizes) - 1), sizes[:-1], sizes[1:], strict=True):
+        weight = jr.truncated_normal(k, -2.0, 2.0, (fan_in, fan_out), jnp.float32) / jnp.float32(2.0 * fan_in**0.5)
+        layers.append(Layer(weight, jnp.zeros((fan_out,), jnp.float32)))
+    return tuple(layers)
 
 
 def init_network(spec: Spec, width: int, depth: int, key: RandomKey) -> GaussianNetwork:
-    """A network before training: truncated normal weights of std 1/(2 sqrt(fan-in)), zero biases, float32."""
-    sizes = [feature_count(spec), *[width] * depth, 2 * spec.outputs]
-    layers = []
-    for k, fan_in, fan_out in zip(jr.split(key, depth + 1), sizes[:-1], sizes[1:], strict=True):
-        weight = jr.truncated_normal(k, -2.0, 2.0, (fan_in, fan_out), jnp.float32) / jnp.float32(2.0 * fan_in**0.5)
-        layers.append(Layer(weight, jnp.zeros((fan_out,), jnp.float32)))
+    """A network before training, float32."""
+    inputs = feature_count(spec)
     return GaussianNetwork(
-        layers=tuple(layers),
+        layers=init_layers([inputs, *[width] * depth, 2 * spec.outputs], key),
         low=jnp.full((spec.outputs,), -10.0, jnp.float32),
         high=jnp.full((spec.outputs,), 0.5, jnp.float32),
-        inputs=identity_scaler(sizes[0]),
+        inputs=identity_scaler(inputs),
         outputs=identity_scaler(spec.outputs),
         spec=spec,
     )

@@ -31,9 +31,9 @@ class ICEM(AbstractPlanner[ICEMWarm]):
     """
 
     imagination: Imagination = Imagination()
-    samples: int = 128
+    samples: int = 256
     elites: int = 10
-    iterations: int = 4
+    iterations: int = 6
     kept: int = 3
     """Elites that are carried over to the next iteration and the next step."""
     beta: float = 2.0

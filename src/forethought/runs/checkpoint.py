@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
-from forethought.core import RunState
+from forethought.core import AbstractSized, RunState
 from forethought.runs.files import (
     Damaged,
     largest,
@@ -196,8 +196,10 @@ def restore(stored: Stored, template: RunState) -> RunState:
 
     Raises `UserError` if there are others: then the settings are not those of the run.
     """
-    wanted, arrays = _leaves(template), stored.arrays
+    arrays = stored.arrays
     try:
+        template = _resized(template, arrays)
+        wanted = _leaves(template)
         _compare_names({name for name, _ in wanted}, set(arrays))
         rows = {"data." + f.name for f in dataclasses.fields(Dataset) if f.name != "count"}
         capacity = arrays["data.x"].shape[:1]
@@ -214,6 +216,17 @@ def restore(stored: Stored, template: RunState) -> RunState:
             f"experiment that was named again): {error}"
         ) from error
     return state
+
+
+def _resized(template: RunState, arrays: dict[str, np.ndarray]) -> RunState:
+    """The template with room for what the model had learned from, if it keeps its data."""
+    if not isinstance(template.fitted, AbstractSized):
+        return template
+    shapes = {name.removeprefix("fitted."): a.shape for name, a in arrays.items() if name.startswith("fitted.")}
+    try:
+        return dataclasses.replace(template, fitted=template.fitted.resized(shapes))
+    except (ValueError, KeyError) as error:
+        raise Damaged(str(error)) from error
 
 
 def numbered(folder: Path) -> list[Path]:

@@ -18,7 +18,14 @@ import numpy as np
 
 from forethought.algorithms.globally import V05, V10, V15
 from forethought.math.rollout import Imagination
+from forethought.models.auto import AutoLearner
 from forethought.models.ensemble import EnsembleLearner
+from forethought.models.gmm import GMMLearner
+from forethought.models.gp_learner import GPLearner
+from forethought.models.linear import LinearLearner
+from forethought.models.mdn import MDNLearner
+from forethought.models.physics import PhysicsLearner
+from forethought.models.plain import NetworkLearner
 from forethought.planners.cem import CEM
 from forethought.planners.icem import ICEM
 from forethought.planners.mppi import MPPI
@@ -40,7 +47,14 @@ KINDS: dict[str, type] = {
         MPPI,
         RandomShooting,
         Imagination,
+        AutoLearner,
         EnsembleLearner,
+        GMMLearner,
+        GPLearner,
+        LinearLearner,
+        MDNLearner,
+        NetworkLearner,
+        PhysicsLearner,
         ColouredPolicy,
         RandomPolicy,
         Box,

@@ -13,9 +13,11 @@ from gymnasium import spaces
 
 from forethought.core import AbstractPolicy, Task
 from forethought.math.act import act, start
+from forethought.math.angles import wrap_observation
 from forethought.math.stats import mean_interval
 from forethought.planners.mpc import MPC, PlanOnce
 from forethought.runs.experiment import Experiment, Named, open_run
+from forethought.runs.precision import in_64_bit
 from forethought.types import RandomKey, UserError
 from forethought.worlds.guard import TransitionError, check_observation
 from forethought.worlds.gym import GymWorld
@@ -35,6 +37,7 @@ class Evaluation(NamedTuple):
     """How many episodes succeeded, where the task has a test for it."""
 
 
+@in_64_bit
 def evaluate(task: Task, policy: AbstractPolicy, key: RandomKey, conditions: Sequence[int]) -> Evaluation:
     """Run the policy once from each condition, in a world of its own."""
     episodes = task.world.fresh().rollouts(policy, key, conditions, task.limit)
@@ -77,6 +80,7 @@ class LoadedPolicy:
         self._view = _View(task)
         self.reset()
 
+    @in_64_bit
     def reset(self, seed: int = 0) -> None:
         """Forget the episode; the next `act` begins a new one."""
         self._key = jr.key(seed)
@@ -85,6 +89,7 @@ class LoadedPolicy:
         self._t = 0
         self._failures = 0
 
+    @in_64_bit
     def act(self, observation: Any) -> Any:
         """The action for an observation as the environment gives it, in the form in which it takes one (an int for
         Discrete).  Raises `ControlError` if the observation is not one of the environment, or no plan of finite cost
@@ -95,7 +100,7 @@ class LoadedPolicy:
             raise ControlError(f"{error} No action is given for it.", self.safe_action) from error
         history = self._view.history
         frames = [*(self._frames or [frame] * history), frame][-history:]
-        x = np.concatenate(frames)
+        x = wrap_observation(np.concatenate(frames), self.task.spec.angles)
         carry = start(self.policy, x.astype(np.float32), self._key) if self._carry is None else self._carry
         u, carry = act(self.policy, carry, x.astype(np.float32), np.asarray(self._t, np.int32))
         # A failed plan is not taken over: the episode stands where it stood, and the next observation may be better.
@@ -110,6 +115,7 @@ class LoadedPolicy:
         return self._view.native(np.asarray(u), self._t - 1)
 
     @property
+    @in_64_bit
     def safe_action(self) -> Any:
         """What to do now when nothing better is known, in the environment's own form: what the policy was configured
         with (zero, hold, or another policy), or zero."""
@@ -150,6 +156,7 @@ class _View:
         return executed(self.actions, u, self.task.name, t)[1]
 
 
+@in_64_bit
 def load(
     path: str | Path,
     task: str | Task | None = None,

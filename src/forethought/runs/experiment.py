@@ -27,6 +27,7 @@ from forethought.runs.log import Display, Quiet
 from forethought.runs.logged import read_logged
 from forethought.runs.loop import Loop, Rules
 from forethought.runs.metrics import MetricsFile
+from forethought.runs.precision import in_64_bit
 from forethought.runs.progress import Progress
 from forethought.runs.stopping import Until, check_until
 from forethought.runs.validate import check
@@ -76,6 +77,9 @@ class Experiment:
     """How often each action is executed."""
     history: int = 1
     """How many of the last observations make up the state."""
+    angles: tuple[int, ...] = ()
+    """Which observations are angles in rad, counted from 0: they are wrapped to [-pi, pi), and models see their sine
+    and cosine.  Classic tasks know their own."""
     base: str = "random"
     """Who collects the first data: random, coloured (smooth random actions), or a run directory, whose controller
     does it.  A policy object goes to the algorithm's own `base`."""
@@ -93,6 +97,7 @@ class Experiment:
     on_save_error: Literal["stop", "go-on"] = "stop"
     """Whether a run stops when something cannot be saved."""
 
+    @in_64_bit
     def run(self, show: Display | None = None, command: str | None = None) -> Result:
         """Train in a new run directory.  Raises `UserError` for a mistake in the recipe; an interrupt, or an error of
         the environment, is raised again after everything that was finished has been saved."""
@@ -126,7 +131,7 @@ class Experiment:
         made = (
             self.task
             if isinstance(self.task, Task)
-            else make_task(self.task, self.env, self.limit, self.action_repeat, self.history)
+            else make_task(self.task, self.env, self.limit, self.action_repeat, self.history, self.angles)
         )
         return equip(made, self.guard, self.workers, replayable=self.replayable)
 
@@ -275,6 +280,7 @@ def identity(run: RunDirectory, say: Callable[[str], None]) -> tuple[str | None,
     return (stored.about.run, stored.about.experiment) if name is None else (name, config)
 
 
+@in_64_bit
 def open_run(
     path: Path,
     named: Named | None = None,

@@ -17,7 +17,7 @@ import traceback
 import types
 import typing
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -116,11 +116,12 @@ def parse(default: T, argv: Sequence[str], prog: str, about: str) -> T:
 
 
 def literal_of(hint: Any) -> Any:
-    """The Literal of a type that is a few words or a class (which is for Python only), or None."""
+    """The Literal of a type that is a few words or a class or function (for Python only), or None."""
     parts = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else ()
     literals = [part for part in parts if typing.get_origin(part) is Literal]
     others = [part for part in parts if part not in literals]
-    return literals[0] if len(literals) == 1 and others and all(map(dataclasses.is_dataclass, others)) else None
+    for_python = [dataclasses.is_dataclass(part) or typing.get_origin(part) is Callable for part in others]
+    return literals[0] if len(literals) == 1 and others and all(for_python) else None
 
 
 _WORDS = tyro.constructors.ConstructorRegistry()
@@ -140,6 +141,20 @@ def _only_words(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.
         is_instance=lambda value: isinstance(value, str) and value in choices,
         str_from_instance=lambda value: [str(value)],
         choices=choices,
+    )
+
+
+@_WORDS.primitive_rule
+def _with_commas(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec | None:
+    """Several whole numbers are one word, as every other value is: 1,3."""
+    if info.type != tuple[int, ...]:
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="INT,INT,...",
+        instance_from_str=lambda args: tuple(int(part) for part in args[0].split(",")),
+        is_instance=lambda value: isinstance(value, tuple) and all(isinstance(part, int) for part in value),
+        str_from_instance=lambda value: [",".join(map(str, value))],
     )
 
 
@@ -243,6 +258,8 @@ def fits(hint: Any, text: str) -> bool:
         return text in map(str, typing.get_args(hint))
     if hint is types.NoneType:
         return text in ("None", "none")
+    if hint == tuple[int, ...]:
+        return all(part.strip().isdecimal() for part in text.split(","))
     if hint is Path:
         return bool(text.strip()) and nameable(text)
     if hint not in (int, float):
@@ -260,6 +277,8 @@ def allowed(hint: Any) -> str:
         return " or ".join(allowed(part) for part in typing.get_args(hint))
     if typing.get_origin(hint) is Literal:
         return " or ".join(map(str, typing.get_args(hint)))
+    if hint == tuple[int, ...]:
+        return "whole numbers with commas between them"
     words = {int: "a whole number", float: "a number", Path: "a path", str: "a text", types.NoneType: "None"}
     return words.get(hint, str(hint))
 

@@ -114,8 +114,10 @@ def warnings_of(metrics: Metrics, steps: int, failures: int) -> Iterator[str]:
             f"Warning: at step {steps} no plan of finite cost was found ({failed} times in this episode); the safe "
             "action was taken. The model or the cost is not finite there."
         )
+    if sentence := metrics.get("fit_says"):
+        yield str(sentence)
     if metrics.get("fit_failed"):
-        yield f"Warning: the fit at step {steps} gave numbers that are not finite; the model from before it is kept."
+        yield f"Warning: the fit at step {steps} gave no model of finite numbers; the model from before it is kept."
     if dropped := int(metrics.get("fit_dropped") or 0):
         yield f"Warning: at step {steps} {dropped} members of the model were dropped: not finite, or far off."
 

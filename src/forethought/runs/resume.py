@@ -22,12 +22,14 @@ from forethought.runs.journal import before_name, journals, put_aside, read_jour
 from forethought.runs.log import Display, Quiet
 from forethought.runs.loop import Loop, Rules, cut
 from forethought.runs.metrics import MetricsFile
+from forethought.runs.precision import in_64_bit
 from forethought.runs.progress import Progress, from_notes
 from forethought.runs.validate import check
 from forethought.runs.verify import problems
 from forethought.types import Trajectory, UserError
 
 
+@in_64_bit
 def resume(
     path: Path | str,
     steps: int | None = None,

@@ -15,7 +15,13 @@ import tyro
 
 from forethought.algorithms.globally import V05, V10, V15
 from forethought.core import AbstractAlgorithm, AbstractPolicy
+from forethought.models.auto import AutoLearner
 from forethought.models.ensemble import EnsembleLearner
+from forethought.models.gmm import GMMLearner
+from forethought.models.gp_learner import GPLearner
+from forethought.models.linear import LinearLearner
+from forethought.models.mdn import MDNLearner
+from forethought.models.plain import NetworkLearner
 from forethought.planners.cem import CEM
 from forethought.planners.icem import ICEM
 from forethought.planners.mppi import MPPI
@@ -26,7 +32,15 @@ from forethought.types import UserError
 
 ALGORITHMS: dict[str, type] = {"v0.5": V05, "v1.0": V10, "v1.5": V15}
 PLANNERS: dict[str, type] = {"shooting": RandomShooting, "cem": CEM, "icem": ICEM, "mppi": MPPI}
-MODELS: dict[str, type] = {"ensemble": EnsembleLearner}
+MODELS: dict[str, type] = {
+    "auto": AutoLearner,
+    "gp": GPLearner,
+    "ensemble": EnsembleLearner,
+    "network": NetworkLearner,
+    "mdn": MDNLearner,
+    "gmm": GMMLearner,
+    "linear": LinearLearner,
+}
 SHORT = {"--planner.": "--algorithm.planner.", "--model.": "--algorithm.learner."}
 """Shorter prefixes, after the flags that choose the classes."""
 
@@ -73,9 +87,9 @@ def parse_train(argv: Sequence[str]) -> Train:
 TRAIN = """Learn a controller. TASK is a Gymnasium id, module:id, the name of a classic task, or a file of your own that
 defines experiment = Experiment(...).
 
---algorithm {v0.5,v1.0,v1.5}  --planner {shooting,cem,icem,mppi}  --model {ensemble} choose the classes; their settings
-are flags below. --planner.X is short for --algorithm.planner.X, and --model.X for --algorithm.learner.X.
---env.NAME VALUE passes keyword arguments to gymnasium.make (JSON, or a text): --env.g 9.81"""
+--algorithm {v0.5,v1.0,v1.5}  --planner {shooting,cem,icem,mppi}  --model {auto,gp,ensemble,network,mdn,gmm,linear}
+choose the classes; their settings are flags below. --planner.X is short for --algorithm.planner.X, and --model.X for
+--algorithm.learner.X. --env.NAME VALUE passes keyword arguments to gymnasium.make (JSON, or a text): --env.g 9.81"""
 
 
 def take_chosen(argv: Sequence[str]) -> tuple[dict[str, str], dict[str, Any], list[str]]:
@@ -115,8 +129,15 @@ def choose(algorithm: AbstractAlgorithm, chosen: dict[str, str]) -> Any:
         if flag in chosen and type(getattr(algorithm, name, None)) is not table[chosen[flag]]:
             if not hasattr(algorithm, name):
                 raise UserError(f"{flag} was given, but {type(algorithm).__name__} has no {name}.")
-            algorithm = dataclasses.replace(algorithm, **{name: table[chosen[flag]]()})  # pyright: ignore
+            new = _taken(getattr(algorithm, name), table[chosen[flag]])
+            algorithm = dataclasses.replace(algorithm, **{name: new})  # pyright: ignore[reportCallIssue]
     return algorithm
+
+
+def _taken(before: Any, cls: type) -> Any:
+    """The recipe of this class that the one before it chose among, with its settings; otherwise the default one."""
+    parts = [getattr(before, field.name) for field in dataclasses.fields(before)]
+    return next((part for part in parts if type(part) is cls), None) or cls()
 
 
 PLAIN = {"base": None, "safe": "zero"}

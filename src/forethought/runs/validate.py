@@ -8,12 +8,14 @@ from __future__ import annotations
 import dataclasses
 import math
 import numbers
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from forethought.core import AbstractAlgorithm, AbstractLearner, AbstractPlanner, AbstractPolicy, Task
 from forethought.math.rollout import Imagination
+from forethought.models.ensemble import EnsembleLearner
+from forethought.models.gp_learner import GPLearner
 from forethought.runs.stopping import Until
 from forethought.types import UserError
 from forethought.worlds.guard import Guard
@@ -99,6 +101,20 @@ class PathRule(NamedTuple):
         return isinstance(value, self.types) and (value is None or nameable(str(value)))
 
 
+class Several(NamedTuple):
+    """A tuple of numbers."""
+
+    each: Number
+
+    def allowed(self) -> str:
+        """What is allowed, for the end of a sentence."""
+        return f"a tuple, each part of it {self.each.allowed()}"
+
+    def accepts(self, value: Any) -> bool:
+        """Whether it is a tuple of such numbers."""
+        return isinstance(value, tuple) and all(map(self.each.accepts, value))
+
+
 def nameable(path: str) -> bool:
     """Whether a file can be called this: at most 255 bytes between two slashes, and 4095 in all."""
     data = path.encode(errors="surrogateescape")
@@ -144,7 +160,7 @@ NOT_NEGATIVE = Number(low=0)
 SHARE = Number(low=0, high=1)
 POSITIVE_SHARE = Number(low=0, high=1, open_low=True)
 FLAG = OneOf((True, False))
-Rules = dict[str, Number | OneOf | Instance | Either | PathRule]
+Rules = dict[str, Number | Several | OneOf | Instance | Either | PathRule]
 SOME_PATH = PathRule("a path, or None", (str, Path, type(None)))
 
 _IMAGINATION = Instance((Imagination,), "an Imagination")
@@ -159,6 +175,18 @@ _LOOP: Rules = {
 _SEARCH: Rules = {"imagination": _IMAGINATION, "samples": SIZE, "iterations": SIZE, "scale": POSITIVE}
 _ELITES: Rules = {"elites": SIZE, "momentum": Number(low=0, high=1)}
 
+MEMBERS = Number(whole=True, low=1, high=1000)
+_NETWORK: Rules = {
+    "width": Number(whole=True, low=1, high=10**5),
+    "depth": Number(whole=True, low=0, high=100),
+    "gradient_steps": SIZE,
+    "batch": SIZE,
+    "learning_rate": POSITIVE,
+    "final_rate": SHARE,
+    "weight_decay": NOT_NEGATIVE,
+    "holdout": Number(low=0, high=0.9),
+}
+
 RULES: dict[str, Rules] = {
     "Experiment": {
         "task": Instance((str, Task), "a name or a Task"),
@@ -169,6 +197,7 @@ RULES: dict[str, Rules] = {
         "limit": Number(whole=True, low=1, high=INT32, none=True),
         "action_repeat": COUNT,
         "history": Number(whole=True, low=1, high=1000),
+        "angles": Several(NATURAL),
         "out": SOME_PATH,
         "data": SOME_PATH,
         "base": PathRule('a name: "random", "coloured", or a run directory', (str,)),
@@ -206,22 +235,54 @@ RULES: dict[str, Rules] = {
     },
     "Imagination": {
         "particles": SIZE,
-        "propagation": OneOf(("ts-inf", "ts-1")),
+        "propagation": OneOf(("auto", "mean", "ts-inf", "ts-1")),
         "noise": FLAG,
         "risk": Number(),
     },
-    "EnsembleLearner": {
-        "members": Number(whole=True, low=1, high=1000),
-        "width": Number(whole=True, low=1, high=10**5),
-        "depth": Number(whole=True, low=0, high=100),
-        "gradient_steps": SIZE,
-        "batch": SIZE,
-        "learning_rate": POSITIVE,
-        "final_rate": SHARE,
-        "weight_decay": NOT_NEGATIVE,
+    "AutoLearner": {
+        "gp": Instance((GPLearner,), "a GPLearner"),
+        "ensemble": Instance((EnsembleLearner,), "an EnsembleLearner"),
+        "few": NATURAL,
+        "many": NATURAL,
+        "trial": COUNT,
+    },
+    "GPLearner": {
+        "kernel": OneOf(("se", "matern32", "matern52")),
+        "restarts": Number(whole=True, low=0, high=1000),
+        "evaluations": SIZE,
+        "refit_every": COUNT,
+        "functions": Number(whole=True, low=1, high=10**4),
+        "waves": Number(whole=True, low=1, high=10**5),
+        "sparse_above": Number(whole=True, low=1, high=10**5),
+        "inducing": Number(whole=True, low=1, high=10**4),
+    },
+    "EnsembleLearner": {**_NETWORK, "members": MEMBERS, "variance_weight": SHARE, "bootstrap": FLAG},
+    "NetworkLearner": _NETWORK,
+    "MDNLearner": {
+        **_NETWORK,
+        "members": MEMBERS,
         "variance_weight": SHARE,
-        "bootstrap": FLAG,
-        "holdout": Number(low=0, high=0.9),
+        "components": Number(whole=True, low=1, high=1000),
+        "full": FLAG,
+        "usage": NOT_NEGATIVE,
+    },
+    "GMMLearner": {
+        "components": Number(whole=True, low=1, high=1000),
+        "starts": Number(whole=True, low=1, high=1000),
+        "rounds": SIZE,
+        "tolerance": POSITIVE,
+        "floor": POSITIVE,
+    },
+    "LinearLearner": {
+        "basis": Either(OneOf(("linear", "quadratic")), Instance((Callable,), "a function")),  # pyright: ignore
+        "precision": POSITIVE,
+    },
+    "PhysicsLearner": {
+        "f": Instance((Callable,), "a function f(x, u, theta)"),  # pyright: ignore
+        "horizon": Number(whole=True, low=1, high=1000),
+        "residual": Instance((AbstractLearner, type(None)), "a learner, or None"),
+        "doubt": POSITIVE,
+        "rounds": SIZE,
     },
     "ColouredPolicy": {"steps": SIZE, "beta": NOT_NEGATIVE, "scale": POSITIVE},
 }

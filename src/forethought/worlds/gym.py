@@ -16,6 +16,7 @@ from gymnasium import spaces
 
 from forethought.core import AbstractPolicy, AbstractWitness, AbstractWorld
 from forethought.math.act import act, start
+from forethought.math.angles import checked_angles, wrap_observation
 from forethought.types import Actions, Box, Choices, Cursor, RandomKey, Spec, Trajectory, UserError
 from forethought.worlds.recorder import Recorder, joined
 from forethought.worlds.remote import RemoteEnv
@@ -43,7 +44,8 @@ class GymWorld(AbstractWorld):
     Its random numbers come from the reset seed alone (an environment owns its generator), so `collect` does not use
     its key.  The environment's state cannot be seen or set: an episode can only be continued where it stands.
     Actions of a box are clipped to it, in the dtype of the space, and recorded as executed; of one-hot actions the
-    largest entry counts.  Transitions are float64.
+    largest entry counts.  Transitions are float64, with the components at spec.angles wrapped to [-pi, pi) as they
+    come in, after the guard has seen them.
     """
 
     spec: Spec
@@ -77,7 +79,7 @@ class GymWorld(AbstractWorld):
         live = self.live
         live.done = True  # A reset that fails leaves no open episode.
         observation, _ = self.env.reset(seed=int(condition))
-        live.x = np.array(observation, np.float64)
+        live.x = self._seen(observation)
         live.t, live.condition, live.done = 0, int(condition), False
         if self.witness is not None:
             self.witness.began(live.x, live.condition)
@@ -102,7 +104,7 @@ class GymWorld(AbstractWorld):
                 u, carry = act(policy, carry, live.x.astype(np.float32), np.asarray(live.t, np.int32))
                 vector, native = executed(space, np.asarray(u), name, live.t)
                 observation, reward, terminated, truncated, _ = env.step(native)
-                y = np.array(observation, np.float64)
+                y = self._seen(observation)
                 record.add(vector, y, float(reward), bool(terminated), bool(truncated))
                 live.x, live.done = y, bool(terminated or truncated)
                 live.t += 1
@@ -149,6 +151,10 @@ class GymWorld(AbstractWorld):
         if env is not None:
             env.close()
 
+    def _seen(self, observation: Any) -> np.ndarray:
+        """The observation as a state."""
+        return wrap_observation(np.array(observation, np.float64), self.spec.angles)
+
     def _standing(self, at: Cursor) -> Live:
         """The live environment, if `at` is where it stands."""
         live = self.live
@@ -169,14 +175,19 @@ def gym_world(
     action_repeat: int = 1,
     history: int = 1,
     limit: int | None = None,
+    angles: Sequence[int] = (),
 ) -> GymWorld:
     """The world of a Gymnasium id, or of module:id, where importing the module registers the environment.
 
     `kwargs` go to gymnasium.make.  Each action is executed `action_repeat` times, with the rewards summed.  The state
     is the last `history` observations, the oldest first, each flattened (Dict and Tuple by Gymnasium's own wrapper).
     `limit` counts the environment's own steps, as max_episode_steps of gymnasium.make does, and replaces what is
-    registered.  Raises `UserError` with a sentence for everything that cannot be controlled from here: an unknown
-    id, a missing time limit, image or discrete observations, unbounded, MultiDiscrete or MultiBinary actions.
+    registered.  `angles` are the indices of those components of one observation, flattened, that are angles in rad:
+    they are wrapped, and models see their sine and cosine, in each observation of a history.
+
+    Raises `UserError` with a sentence for everything that cannot be controlled from here: an unknown id, a missing
+    time limit, image or discrete observations, unbounded, MultiDiscrete or MultiBinary actions; and for angles that
+    are not there.
     """
     for name, value in (("action_repeat", action_repeat), ("history", history), ("limit", limit)):
         if value is not None and value < 1:
@@ -193,7 +204,9 @@ def gym_world(
         )
     shape = env.observation_space.shape
     assert shape is not None
-    spec = Spec(n=shape[0], m=actions.m)
+    size = shape[0] // history
+    each = checked_angles(angles, size, id)
+    spec = Spec(n=shape[0], m=actions.m, angles=tuple(k * size + i for k in range(history) for i in each))
     return GymWorld(spec=spec, actions=actions, limit=-(-steps // action_repeat), source=source, live=Live(env))
 
 

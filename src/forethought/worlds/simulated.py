@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from forethought.core import AbstractCost, AbstractPolicy, AbstractWitness, AbstractWorld
-from forethought.math.angles import wrap_components
+from forethought.math.angles import checked_angles, wrap_components
 from forethought.types import (
     Action,
     Actions,
@@ -78,6 +78,10 @@ class SimulatedWorld(AbstractWorld):
     dtype: str = eqx.field(static=True, default="float32")
     """Of the simulation: float32, or float64 where jax has 64-bit on."""
     replayable: bool = eqx.field(static=True, default=True)
+
+    def __check_init__(self):
+        """Angles that are no components of the state would otherwise be passed over in silence."""
+        checked_angles(self.spec.angles, self.spec.n, self.name)
 
     def reset(self, key: RandomKey, condition: int | None = None) -> Cursor:
         """Start an episode; start and first observation depend on the condition alone.
