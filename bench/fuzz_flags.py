@@ -343,7 +343,8 @@ def furnish(folder: Path, *, run: bool) -> None:
     (folder / "spoiled" / "config.json").write_text("{")
     if run:
         words = "train pendulum --out run --steps 4 --limit 2 --algorithm.base-steps 2 --algorithm.horizon 2 --quiet"
-        tiny = "--planner.samples 8 --planner.elites 4 --planner.iterations 1 --model.gradient-steps 2 --model.width 4"
+        tiny = "--planner.samples 8 --planner.elites 4 --planner.iterations 1"
+        tiny += " --model ensemble --model.gradient-steps 2 --model.width 4"
         with contextlib.redirect_stdout(io.StringIO()):
             assert command_line([*words.split(), *tiny.split()]) == 0
 

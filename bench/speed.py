@@ -146,10 +146,8 @@ def control(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def fit(arguments: argparse.Namespace) -> dict[str, Any]:
     """Seconds of 500 gradient steps of the default ensemble on 400 rows."""
-    algorithm, target = V15(), task("Pendulum-v1")
-    assert isinstance(algorithm.learner, EnsembleLearner)
-    learner = dataclasses.replace(algorithm.learner, gradient_steps=500)
-    state = learned(dataclasses.replace(algorithm, learner=learner), target, 400)
+    learner, target = EnsembleLearner(gradient_steps=500), task("Pendulum-v1")
+    state = learned(V15(learner=learner), target, 400)
     taken = timed(lambda: learner.fit(state.fitted, state.data, jr.key(1)), 15)
     found = summary(taken)
     return {

@@ -33,6 +33,14 @@ FIRST_SEED = 100
 MISSING = "*Not measured yet.*"
 
 TITLES = {
+    "pendulum-50": "Pendulum-v1 from 50 steps, today's default",
+    "pendulum-30": "Pendulum-v1 from 30 steps, today's default",
+    "swingup-auto": "Cart-pole swing-up of the PILCO literature, today's default",
+    "swingup-auto-truth": "Cart-pole swing-up: today's planner on the true dynamics",
+    "pendulum-auto-truth": "Pendulum-v1: today's planner on the true dynamics (the ceiling)",
+    "reacher-auto": "Reacher-v5, today's default",
+    "inverted-pendulum-auto": "InvertedPendulum-v5, today's default",
+    "pendulum-50-sampled": "Pendulum-v1 from 50 steps, planning through five sampled functions instead of the mean",
     "pendulum": "Pendulum-v1, v1.5",
     "pendulum-truth": "Pendulum-v1: the same planner on the true dynamics (the ceiling)",
     "swingup": "Cart-pole swing-up of the PILCO literature, v1.5",
@@ -48,7 +56,7 @@ TITLES = {
     "ladder-open-loop-truth": "The lecture's ladder: open-loop plans on the true dynamics",
     "ladder-v1.5": "The lecture's ladder at equal data, Pendulum-v1: v1.5",
 }
-TRIAL = {"swingup": 60, "swingup-tuned": 60}
+TRIAL = {"swingup-auto": 60, "swingup": 60, "swingup-tuned": 60}
 """Steps of a trial, where a table counts trials; trial 0 is random."""
 PUBLISHED = {
     "swingup": {
@@ -57,13 +65,20 @@ PUBLISHED = {
         "MC-PILCO": {1: 0, 2: 14, 3: 78, 4: 94, 5: 100},
     }
 }
+PUBLISHED["swingup-auto"] = PUBLISHED["swingup"]
 """Success in % after a trial."""
 PUBLISHED_NOTE = (
     "The columns of the Gaussian-process methods are quoted from the literature from memory (the comparison in the "
     "MC-PILCO paper: share of runs that succeed in that trial); they were not measured here. What is held after trial "
     "k here would be executed as trial k + 1: with their numbers one row lower the comparison is stricter on us."
 )
-CEILING = {"pendulum": "pendulum-truth", "swingup": "swingup-truth", "swingup-tuned": "swingup-tuned-truth"}
+CEILING = {
+    "pendulum-50": "pendulum-auto-truth",
+    "swingup-auto": "swingup-auto-truth",
+    "pendulum": "pendulum-truth",
+    "swingup": "swingup-truth",
+    "swingup-tuned": "swingup-tuned-truth",
+}
 ABLATION = "ablation-"
 ABLATION_SEEDS = (0, 1, 2, 3)
 
@@ -198,6 +213,38 @@ def ablation_lines(results: Path) -> list[str]:
     ]
 
 
+COMPARED = "compare-"
+COMPARED_TASKS = {"pendulum": "Pendulum-v1", "swingup": "cart-pole swing-up"}
+
+
+def comparison_lines(results: Path) -> list[str]:
+    """The models beside each other, everything else at today's default."""
+    lines = ["### The models on the same tasks, everything else at today's default", ""]
+    for short, title in COMPARED_TASKS.items():
+        names = [name for name in STUDIES if name.startswith(f"{COMPARED}{short}-")]
+        marks, rows = STUDIES[names[0]].marks, []
+        for name in names:
+            runs = seeds_of(name, STUDIES[name], results)
+            row = [name.removeprefix(f"{COMPARED}{short}-"), str(len(runs))]
+            for i in range(len(marks)):
+                at = [run["marks"][i] for run in runs]
+                returns = [mark["mean_return"] for mark in at]
+                row += [interval(returns), number(min(returns))] if at else ["not measured yet", ""]
+                if short == "swingup":
+                    row.append(interval([100.0 * mark["success_rate"] for mark in at]) + " %" if at else "")
+            rows.append(row)
+        head = [title, "seeds"]
+        for mark in marks:
+            head += [f"return at {mark} steps", "worst seed"] + (["mean success"] if short == "swingup" else [])
+        lines += [*markdown(head, rows), ""]
+    lines += [
+        f"Command: `python bench/runner.py {COMPARED}TASK-MODEL --seeds 100-102`; physics knows the equations and",
+        "",
+    ]
+    lines[-2] += " fits their constants."
+    return lines
+
+
 def distinct(values: Iterable[Any]) -> list[str]:
     """Each value once, in order of appearance."""
     return list(dict.fromkeys(v if isinstance(v, str) else json.dumps(v, sort_keys=True) for v in values))
@@ -326,8 +373,9 @@ def page(results: Path) -> str:
         "",
     ]
     for name, study in STUDIES.items():
-        if not name.startswith(ABLATION):
+        if not name.startswith((ABLATION, COMPARED)):
             lines += study_lines(name, study, results)
+    lines += comparison_lines(results)
     lines += ablation_lines(results)
     lines += ["## Speed", "", "Warm, one core, without compilation, unless a table says otherwise.", ""]
     step = "One control step of the default v1.5 on Pendulum-v1"

@@ -53,7 +53,10 @@ TYPOS = [
     ([*PENDULUM, "--planner.sample", "5"], "The nearest is --algorithm.planner.samples."),
     ([*PENDULUM, "--samples", "5"], "There is no flag --samples. The nearest is --algorithm.planner.samples."),
     ([*PENDULUM, "--horizon", "5"], "There is no flag --horizon. The nearest is --algorithm.horizon."),
-    ([*PENDULUM, "--model.gradient-step", "5"], "The nearest is --algorithm.learner.gradient-steps."),
+    (
+        [*PENDULUM, "--model", "ensemble", "--model.gradient-step", "5"],
+        "The nearest is --algorithm.learner.gradient-steps.",
+    ),
     ([*PENDULUM, "--worker", "2"], "The nearest is --workers."),
     ([*PENDULUM, "--output", "r"], "There is no flag --output."),
     ([*PENDULUM, "--no-json"], "There is no flag --no-json."),
@@ -94,7 +97,7 @@ TYPOS = [
     (["evaluate", "r", "--experiment", " "], "--experiment is ' '; it must be a path or None."),
     (["evaluate", "a\nb"], r"evaluate takes one run directory, and 'a\nb' was given."),
     ([*PENDULUM, "--data", "d.xlsx"], "data is d.xlsx; there is no such file."),
-    ([*PENDULUM, "--model.width", "9" * 400], "algorithm.learner.width is 999"),
+    ([*PENDULUM, "--model", "ensemble", "--model.width", "9" * 400], "algorithm.learner.width is 999"),
     # Run directories.
     (["evaluate", "Pendulum-v1"], "Pendulum-v1 is no run directory: there is no such folder."),
     (["evaluate", ""], "evaluate takes one run directory, and '' was given."),

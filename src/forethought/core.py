@@ -68,7 +68,7 @@ class AbstractDynamics(eqx.Module):
 
 
 class AbstractAveraged(AbstractDynamics):
-    """A model that has its mean prediction at a lower price than `predict`, which says how sure it is, too."""
+    """A model of single Gaussians that has its mean at a lower price than `predict`, which says how sure it is, too."""
 
     @abstractmethod
     def average(self) -> AbstractDynamics:

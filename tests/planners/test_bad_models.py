@@ -29,7 +29,7 @@ from forethought.policies.open_loop import OpenLoop
 from forethought.tasks import task
 from forethought.types import Array, Box, Choices, Spec, UserError
 
-FOUR = Imagination(particles=4, noise=False)
+FOUR = Imagination(particles=4, propagation="ts-inf", noise=False)
 PLANNERS = {
     "shooting": RandomShooting(FOUR, samples=64),
     "cem": CEM(FOUR, samples=64, elites=6, iterations=2),

@@ -17,6 +17,7 @@ import jax.random as jr
 from forethought.algorithms.turn import base_policy, execute, learn
 from forethought.core import AbstractAlgorithm, AbstractLearner, AbstractPlanner, AbstractPolicy, RunState, Task
 from forethought.math.dataset import empty
+from forethought.math.rollout import Imagination, needed
 from forethought.models.auto import AutoLearner
 from forethought.models.ensemble import EnsembleLearner
 from forethought.planners.icem import ICEM
@@ -34,9 +35,11 @@ def unfitted(learner: AbstractLearner, task: Task, key: RandomKey) -> RunState:
 
 def planning(algorithm: V05 | V10 | V15, task: Task, state: RunState, horizon: int) -> Planning:
     """The algorithm's planner on the model at hand, so many steps ahead."""
+    how = getattr(algorithm.planner, "imagination", None)
+    model = state.fitted.model
     return Planning(
         planner=algorithm.planner,
-        dynamics=state.fitted.model,
+        dynamics=needed(how, model) if isinstance(how, Imagination) else model,
         cost=task.cost,
         actions=task.world.actions,
         horizon=horizon,

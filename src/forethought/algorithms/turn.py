@@ -168,7 +168,7 @@ def _planning(
     first = {name: np.asarray(value).tolist() for name, value in each[0].items()}
     counts = {name: sum(int(one[name]) for one in each) for name in first if name in COUNTED}
     it, seen = policy.planning, np.asarray(state.data.x)[: int(state.data.count)]
-    model = Model(it.dynamics, task.cost, task.spec, data_scale(seen))
+    model = Model(state.fitted.model, task.cost, task.spec, data_scale(seen))
     # Random numbers of its own: what is learned must not depend on what is measured.
     seed = np.asarray(jr.key_data(state.key)).tolist()
     return first | counts | while_training(model, planned[0][0], it.horizon, seed)

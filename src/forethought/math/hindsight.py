@@ -16,7 +16,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Bool, Float, Int, PyTree
 
-from forethought.core import AbstractCost, AbstractDynamics
+from forethought.core import AbstractAveraged, AbstractCost, AbstractDynamics
 from forethought.math.angles import wrap_components
 from forethought.math.rollout import predict_ahead
 from forethought.types import Action, Array, RandomKey, Spec, State, Time, Trajectory
@@ -88,9 +88,13 @@ def side_by_side(episode: Trajectory, spec: Spec, periods: tuple[int, ...], leng
     return Stretches(*map(repeat, one))._replace(fresh=fresh)
 
 
-@eqx.filter_jit
 def mean_ahead(model: AbstractDynamics, x: Float[Array, "S n"], us: Float[Array, "S W m"]) -> Float[Array, "S W n"]:
     """The states that the mean predictions pass through from each start."""
+    return _means(model.average() if isinstance(model, AbstractAveraged) else model, x, us)
+
+
+@eqx.filter_jit
+def _means(model: AbstractDynamics, x: Float[Array, "S n"], us: Float[Array, "S W m"]) -> Float[Array, "S W n"]:
     zero = jnp.zeros((), jnp.int32)
     return jax.vmap(lambda x0, u: predict_ahead(model, x0, u, zero))(x, us)
 
@@ -132,14 +136,21 @@ def _charge(cost: AbstractCost, x: State, u: Action, y: Float[Array, " k"], t: T
 
 
 @eqx.filter_jit
+def _drawn(model: AbstractDynamics, key: Array, particles: int) -> AbstractDynamics:
+    """So many beliefs.  Apart from the rollouts, whose program is large: beliefs may keep their size while the model
+    grows with its data."""
+    return model.draw(jr.wrap_key_data(jnp.asarray(key)), particles)
+
+
+@eqx.filter_jit
 def _roll_out(
-    model: AbstractDynamics, cost: AbstractCost, spec: Spec, seen: Stretches, keys: tuple[Array, Array]
+    drawn: AbstractDynamics, cost: AbstractCost, spec: Spec, seen: Stretches, key: Array
 ) -> tuple[_Step, Float[Array, "S W"]]:
     """What each belief said, [W R S P ...], and the task's cost of the real steps."""
     # Noise by the device's own generator, which compiles in a quarter of the time; of several keys at once it uses one.
-    drawing, noise = jr.wrap_key_data(jnp.asarray(keys[0])), jr.wrap_key_data(jnp.asarray(keys[1]), impl="rbg")
+    noise = jr.wrap_key_data(jnp.asarray(key), impl="rbg")
     _, replicas, count, particles = noise.shape
-    beliefs, rest = eqx.partition(model.draw(drawing, particles), eqx.is_array)
+    beliefs, rest = eqx.partition(drawn, eqx.is_array)
     along = jax.tree.map(lambda v: jnp.swapaxes(jnp.asarray(v), 0, 1), seen)
 
     def one(belief: PyTree, now: _Now, at: Stretches, key: RandomKey) -> tuple[_Now, _Step]:
@@ -172,7 +183,7 @@ def believe(
     count, length = seen.fresh.shape
     drawing = np.random.default_rng(random[0]).integers(2**32, size=jr.key_data(jr.key(0)).shape, dtype=np.uint32)
     noise = random[1].integers(2**32, size=(length, replicas, count, particles, 4), dtype=np.uint32)
-    said, real = _roll_out(model, cost, spec, seen, (drawing, noise))
+    said, real = _roll_out(_drawn(model, jnp.asarray(drawing), particles), cost, spec, seen, jnp.asarray(noise))
     # [W R S P ...] -> [R P S W ...]
     said = _Step(*(np.moveaxis(np.asarray(v, np.float64), (0, 1, 2, 3), (3, 0, 2, 1)) for v in said))
     with np.errstate(all="ignore"):

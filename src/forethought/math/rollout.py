@@ -165,9 +165,8 @@ def appraise(how: Imagination, problem: Problem, z: Float[Array, "N H d"], key: 
     """
     k_draw, k_roll = jr.split(key)
     if how.propagation == "mean" or (how.propagation == "auto" and how.risk == 0.0 and _has_one_way(problem)):
+        known = needed(how, problem.dynamics)
         how = dataclasses.replace(how, particles=1, propagation="ts-inf", noise=False)
-        known = problem.dynamics
-        known = known.average() if isinstance(known, AbstractAveraged) else known
         dynamics = jax.tree.map(lambda leaf: leaf[None] if eqx.is_array(leaf) else leaf, known)
     else:
         dynamics = problem.dynamics.draw(k_draw, how.particles)
@@ -178,6 +177,16 @@ def appraise(how: Imagination, problem: Problem, z: Float[Array, "N H d"], key: 
     costs = jnp.where(jnp.isfinite(total), total, jnp.inf)
     left_out = jnp.sum(~healthy, dtype=jnp.int32)
     return Scored(costs, left_out, jnp.isfinite(costs[0]) & jnp.all(costs == costs[0]))
+
+
+def needed(how: Imagination, dynamics: AbstractDynamics) -> AbstractDynamics:
+    """What of a model plans are tried out in: its average if they need no more.
+
+    Whoever holds a plan's model from call to call holds this: a Gaussian process grows with its data, and with it
+    every program that it is an argument of would be compiled anew; its average soon does not.
+    """
+    certain = how.propagation == "mean" or (how.propagation == "auto" and how.risk == 0.0)
+    return dynamics.average() if certain and isinstance(dynamics, AbstractAveraged) else dynamics
 
 
 def _has_one_way(problem: Problem) -> bool:

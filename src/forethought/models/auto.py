@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -18,14 +19,17 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from forethought.core import AbstractDynamics, AbstractLearner, AbstractSized
+from forethought.math.angles import wrap_components
 from forethought.math.finite import need_x64
-from forethought.models.ensemble import EnsembleLearner, FittedEnsemble
+from forethought.models.ensemble import Ensemble, EnsembleLearner, FittedEnsemble
+from forethought.models.gp import GaussianProcess
 from forethought.models.gp_learner import FittedGP, GPLearner
+from forethought.models.table import table, usable
 from forethought.types import Array, Dataset, Metrics, RandomKey, Spec
 
 NAMES = ("the Gaussian process", "the ensemble")
 MOST = 10.0
-"""Nats per output by which one row can speak for a model: one outlier must not decide."""
+"""Nats by which one output of one row can speak for a model: an outlier must not decide."""
 
 
 class FittedAuto(AbstractSized):
@@ -38,11 +42,12 @@ class FittedAuto(AbstractSized):
     seen: Int[np.ndarray, ""]
     """Rows of the data at the last fit."""
     both: Bool[np.ndarray, ""]
-    """Whether the ensemble, too, was fitted then."""
+    """Whether both models have learned from all of them."""
     contested: Int[np.ndarray, ""]
     """Rows that both models have predicted before learning from them."""
     lead: Float[np.ndarray, ""]
-    """Sum over those rows of log p(ensemble) - log p(Gaussian process), each at most `MOST` nats per output."""
+    """Sum over those rows of log p(ensemble) - log p(Gaussian process), each at most `MOST` nats per output.  Outputs
+    that have never varied have no say: how small a noise a model dares to give them is no merit."""
 
     @property
     def model(self) -> AbstractDynamics:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -59,7 +64,8 @@ class AutoLearner(AbstractLearner[FittedAuto]):
     """The Gaussian process up to `few` rows; then both, until the ensemble predicts new rows better; from `many` rows
     on the ensemble in any case.
 
-    Once the ensemble has been chosen it stays.  Every choice is said aloud.
+    A Gaussian process that cannot be fitted to the rows gives way to the ensemble at once, if that can be; an ensemble
+    that cannot be is not chosen.  Once the ensemble has been chosen it stays.  Every choice is said aloud.
     """
 
     gp: GPLearner = GPLearner()
@@ -76,30 +82,43 @@ class AutoLearner(AbstractLearner[FittedAuto]):
         need_x64("The model auto")
         k_gp, k_ensemble = jr.split(key)
         zero = np.zeros((), np.int64)
-        gp, ensemble = self.gp.init(spec, k_gp), self.ensemble.init(spec, k_ensemble)
-        return FittedAuto(gp, ensemble, zero, zero, np.zeros((), bool), zero, np.zeros(()))
+        gp, ensemble = self.gp.init(spec, k_gp), _not_yet(self.ensemble, spec, k_ensemble)
+        none = np.zeros((), bool)
+        return FittedAuto(gp, ensemble, zero, zero, none, zero, np.zeros(()))  # pyright: ignore[reportCallIssue]
 
     def fit(self, fitted: FittedAuto, data: Dataset, key: RandomKey) -> tuple[FittedAuto, Metrics]:
-        """Score what both say about the new rows, decide, and fit whoever may be needed."""
-        count, before, first = int(data.count), int(fitted.choice), int(fitted.seen) == 0
+        """Score what both say about the new rows, decide, and fit whoever may be needed.
+
+        The metrics are those of the model that was chosen; `model` names it, `lead` is that of the ensemble in nats a
+        row, and `says` a sentence where a choice was made.
+        """
+        need_x64("The model auto")
+        count, before, first = int(data.count), bool(fitted.choice), int(fitted.seen) == 0
+        k_gp, k_ensemble, k_rehearsal = jr.split(key, 3)
         if first and self.few < count < self.many:
-            fitted = self._rehearsed(fitted, data, jr.fold_in(key, 1))
-        k_gp, k_ensemble = jr.split(key)
-        fitted = self._decided(_scored(fitted, data), count)
-        found: dict[str, Metrics] = {}
+            fitted = self._rehearsed(fitted, data, k_rehearsal)
+        fitted = _scored(fitted, data)
+        choice = before or count >= self.many or self._won(fitted)
         gp, ensemble = fitted.gp, fitted.ensemble
-        if int(fitted.choice) == 0:
-            gp, found["gp"] = self.gp.fit(gp, data, k_gp)
-        if int(fitted.choice) == 1 or count > self.few:
+        found: dict[str, Metrics] = {}
+        if choice or count > self.few:
             ensemble, found["ensemble"] = self.ensemble.fit(ensemble, data, k_ensemble)
-        seen = np.asarray(count, np.int64)
-        both = np.asarray("ensemble" in found)
-        fitted = dataclasses.replace(fitted, gp=gp, ensemble=ensemble, seen=seen, both=both)
-        metrics = found["ensemble" if int(fitted.choice) else "gp"] | {"model": ("gp", "ensemble")[int(fitted.choice)]}
+        # perhaps it never was fitted, and then it is random numbers
+        refused = choice and not before and _failed(found["ensemble"])
+        if not choice or refused:
+            gp, found["gp"] = self.gp.fit(gp, data, k_gp)
+        gave_way = not choice and _failed(found["gp"]) and found["gp"]["rows"] > 0
+        if gave_way and "ensemble" not in found:
+            ensemble, found["ensemble"] = self.ensemble.fit(ensemble, data, k_ensemble)
+        choice = not _failed(found["ensemble"]) if gave_way else choice and not refused
+        metrics = found[_NAMES[choice]] | {"model": _NAMES[choice]}
+        both = np.asarray(len(found) == 2 and not any(_failed(each) for each in found.values()))
+        numbers = {"seen": np.asarray(count, np.int64), "both": both, "choice": np.asarray(int(choice), np.int64)}
+        fitted = dataclasses.replace(fitted, gp=gp, ensemble=ensemble, **numbers)
         if int(fitted.contested):
             metrics["lead"] = float(fitted.lead) / int(fitted.contested)
-        if first or int(fitted.choice) != before:
-            metrics["says"] = self._sentence(fitted, count)
+        if first or choice != before or refused:
+            metrics["says"] = self._sentence(fitted, count, gave_way=gave_way and choice, refused=refused)
         return fitted, metrics
 
     def _rehearsed(self, fitted: FittedAuto, data: Dataset, key: RandomKey) -> FittedAuto:
@@ -107,45 +126,71 @@ class AutoLearner(AbstractLearner[FittedAuto]):
         then the new ones."""
         part = dataclasses.replace(data, count=np.asarray(4 * int(data.count) // 5, np.int64))
         k_gp, k_ensemble = jr.split(key)
-        gp, _ = self.gp.fit(fitted.gp, part, k_gp)
-        ensemble, _ = self.ensemble.fit(fitted.ensemble, part, k_ensemble)
-        return dataclasses.replace(fitted, gp=gp, ensemble=ensemble, seen=part.count, both=np.ones((), bool))
+        gp, by_gp = self.gp.fit(fitted.gp, part, k_gp)
+        ensemble, by_ensemble = self.ensemble.fit(fitted.ensemble, part, k_ensemble)
+        both = np.asarray(not _failed(by_gp) and not _failed(by_ensemble))
+        return dataclasses.replace(fitted, gp=gp, ensemble=ensemble, seen=part.count, both=both)
 
-    def _decided(self, fitted: FittedAuto, count: int) -> FittedAuto:
-        """With the choice made; the ensemble stays."""
-        won = int(fitted.contested) >= self.trial and float(fitted.lead) > 0.0
-        choice = int(fitted.choice) == 1 or count >= self.many or won
-        return dataclasses.replace(fitted, choice=np.asarray(int(choice), np.int64))
+    def _won(self, fitted: FittedAuto) -> bool:
+        """Whether the ensemble has predicted enough rows, and those better."""
+        return int(fitted.contested) >= self.trial and float(fitted.lead) > 0.0
 
-    def _sentence(self, fitted: FittedAuto, count: int) -> str:
+    def _sentence(self, fitted: FittedAuto, count: int, *, gave_way: bool, refused: bool) -> str:
         """Which model it is, and why."""
-        if int(fitted.choice) == 0:
-            return f"Model: {NAMES[0]}, as there are {count} rows of data; {NAMES[1]} competes from {self.few} on."
-        if int(fitted.contested) < self.trial or float(fitted.lead) <= 0.0:
-            return f"Model: {NAMES[1]}, as there are {count} rows of data, and its cost does not grow with them."
+        gp, ensemble = NAMES
+        if refused:
+            return f"Model: {gp}, though there are {count} rows of data: {ensemble} cannot be fitted to them."
+        if not bool(fitted.choice):
+            return f"Model: {gp}, as there are {count} rows of data; {ensemble} competes from {self.few} on."
+        if gave_way:
+            return f"Model: {ensemble} from now on, as {gp} cannot be fitted to the {count} rows of data."
+        if not self._won(fitted):
+            return f"Model: {ensemble}, as there are {count} rows of data, and its cost does not grow with them."
         ahead = float(fitted.lead) / int(fitted.contested)
         return (
-            f"Model: {NAMES[1]} from now on ({count} rows of data): it predicted {int(fitted.contested)} new rows "
-            f"better than {NAMES[0]}, by {ahead:.2f} nats a row."
+            f"Model: {ensemble} from now on ({count} rows of data): it predicted {int(fitted.contested)} new rows "
+            f"better than {gp}, by {ahead:.2f} nats a row."
         )
+
+
+_NAMES = ("gp", "ensemble")
+"""In metrics."""
+
+
+def _not_yet(learner: EnsembleLearner, spec: Spec, key: RandomKey) -> FittedEnsemble:
+    """Members that are not healthy, all zeros: the first fit makes them anew.
+
+    To compile what makes random members takes seconds, and most runs never need them.
+    """
+    outline = eqx.filter_eval_shape(learner.init, spec, key)
+    is_key = lambda leaf: jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return jax.tree.map(lambda leaf: key if is_key(leaf) else jnp.zeros(leaf.shape, leaf.dtype), outline)
+
+
+def _failed(metrics: Metrics) -> bool:
+    return bool(np.asarray(metrics.get("failed", False)))
 
 
 def _scored(fitted: FittedAuto, data: Dataset) -> FittedAuto:
     """With the new rows counted, if both models have learned from all the others."""
     first, count = int(fitted.seen), int(data.count)
-    compete = int(fitted.choice) == 0 and bool(fitted.both)
-    if not compete or count <= first:
+    if bool(fitted.choice) or not bool(fitted.both) or count <= first:
         return fitted
+    spec = fitted.ensemble.model.members.spec
+    changes = table(spec, data).y
+    if len(changes) == 0:
+        return fitted
+    varies = np.ptp(changes, axis=0) > 1e-12 * np.abs(changes).max(axis=0)
     size = max(32, 1 << (count - first - 1).bit_length())
     take = lambda column: _padded(np.asarray(column)[first:count], size)
-    spec = fitted.ensemble.model.members.spec
     extras = np.stack([np.asarray(data.reward), np.asarray(data.terminated, np.float64)], axis=1)[:, : spec.extras]
     rows = (take(data.x), take(data.u), np.concatenate([take(data.y), take(extras)], axis=1))
-    gap = np.asarray(_gaps((fitted.gp.model, fitted.ensemble.model), *rows))[: count - first]
-    # What neither can say anything finite about speaks for nobody.
-    gap = np.where(np.isfinite(gap), np.clip(gap, -MOST * spec.outputs, MOST * spec.outputs), 0.0)
-    contested = np.asarray(int(fitted.contested) + count - first, np.int64)
-    return dataclasses.replace(fitted, contested=contested, lead=np.asarray(float(fitted.lead) + float(gap.sum())))
+    gaps = np.asarray(_gaps((fitted.gp.model, fitted.ensemble.model), *rows))[: count - first, varies]
+    # What one of them has no number for speaks for nobody, nor does a row that nobody learns from.
+    heard = usable(data, spec.extras)[first:count] & ~np.isnan(gaps).any(axis=1)
+    lead = float(fitted.lead) + float(np.clip(gaps[heard], -MOST, MOST).sum())
+    contested = np.asarray(int(fitted.contested) + int(heard.sum()), np.int64)
+    return dataclasses.replace(fitted, contested=contested, lead=np.asarray(lead))
 
 
 def _padded(rows: np.ndarray, size: int) -> np.ndarray:
@@ -155,16 +200,19 @@ def _padded(rows: np.ndarray, size: int) -> np.ndarray:
 
 @eqx.filter_jit
 def _gaps(
-    models: tuple[AbstractDynamics, AbstractDynamics],
+    models: tuple[GaussianProcess, Ensemble],
     x: Float[Array, "B n"],
     u: Float[Array, "B m"],
     y: Float[Array, "B k"],
-) -> Float[Array, " B"]:
-    """log p(y|x,u) of the second model minus that of the first, row by row."""
+) -> Float[Array, "B k"]:
+    """log p(y|x,u) of the second model minus that of the first, row by row and output by output, float64."""
+    spec = models[1].members.spec
 
     def says(model: AbstractDynamics, x: Array, u: Array, y: Array) -> Array:
-        found = model.predict(x, u, jnp.zeros((), jnp.int32))
-        return found.log_prob(y.astype(found.mean.dtype)).astype(jnp.float64)
+        found: Any = model.predict(x, u, jnp.zeros((), jnp.int32))
+        off = wrap_components(y - found.mean.astype(jnp.float64), spec.angles)
+        std = found.std.astype(jnp.float64)
+        return -0.5 * (off / std) ** 2 - jnp.log(std)
 
     first, second = (jax.vmap(lambda x, u, y, m=model: says(m, x, u, y))(x, u, y) for model in models)
     return second - first

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Bool, Float, PyTree
 
-from forethought.core import AbstractDynamics, AbstractFitted, AbstractLearner
-from forethought.math.gaussian import DiagonalGaussian
+from forethought.core import AbstractDynamics, AbstractFitted, AbstractLearner, AbstractPrediction
+from forethought.math.gaussian import DiagonalGaussian, wrapped
 from forethought.models.network import GaussianNetwork, init_network
 from forethought.models.training import (
     Trained,
@@ -44,11 +44,13 @@ class Ensemble(AbstractDynamics):
         """Number of members E."""
         return self.members.low.shape[0]
 
-    def predict(self, x: State, u: Action, t: Time) -> DiagonalGaussian:
+    def predict(self, x: State, u: Action, t: Time) -> AbstractPrediction:
         """Mean and variance of the equal mixture of healthy members: mean of variances + variance of means."""
-        each = jax.vmap(lambda member: member.predict(x, u, t))(self.members)
+        del t
+        each = jax.vmap(lambda member: member.said(x, u))(self.members)
         # Apart from each other: in one expression the compiler would round the usual case differently.
-        return jax.lax.cond(jnp.all(self.healthy), _whole_mixture, _mixture, each, self.healthy)
+        mixed = jax.lax.cond(jnp.all(self.healthy), _whole_mixture, _mixture, each, self.healthy)
+        return wrapped(mixed, self.members.spec.angles)
 
     def draw(self, key: RandomKey, particles: int) -> GaussianNetwork:
         """Healthy members, each as often as any other (give or take one), in random order."""

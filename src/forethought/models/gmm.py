@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from forethought.core import AbstractDynamics, AbstractFitted, AbstractLearner
+from forethought.core import AbstractDynamics, AbstractFitted, AbstractLearner, AbstractPrediction
 from forethought.math.em import Chosen, Joint, Settings, choose
 from forethought.math.finite import need_x64
+from forethought.math.gaussian import wrapped
 from forethought.math.mixture import MixtureOfGaussians
 from forethought.models.scaling import Scaler, feature_count, features
 from forethought.models.table import generator, identity, standard, table
@@ -48,7 +49,7 @@ class GaussianMixture(AbstractDynamics):
     outputs: Scaler
     spec: Spec
 
-    def predict(self, x: State, u: Action, t: Time) -> MixtureOfGaussians:
+    def predict(self, x: State, u: Action, t: Time) -> AbstractPrediction:
         """The mixture of the components' linear predictions of [next state; extras]."""
         del t  # the system is taken to be the same at all times
         x = jnp.asarray(x, jnp.float64)
@@ -56,7 +57,8 @@ class GaussianMixture(AbstractDynamics):
         del away
         base = jnp.concatenate([x, jnp.zeros((self.spec.extras,), jnp.float64)])
         means = base + self.outputs.mean + self.outputs.std * means
-        return MixtureOfGaussians(log_weights, means, self.factors)  # pyright: ignore[reportCallIssue]
+        said = MixtureOfGaussians(log_weights, means, self.factors)  # pyright: ignore[reportCallIssue]
+        return wrapped(said, self.spec.angles)
 
     def draw(self, key: RandomKey, particles: int) -> GaussianMixture:
         """Copies: what the mixture is unsure about is in its components, and it has no doubt about those."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import zlib
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -16,6 +17,8 @@ from jaxtyping import Float, Int
 from forethought.core import AbstractLearner, AbstractSized
 from forethought.math.finite import need_x64
 from forethought.math.gp import Hyper, Posterior, Rows
+from forethought.math.gp_append import append_rows
+from forethought.math.gp_host import one_thread
 from forethought.math.gp_map import Found, Search, fit_hyper, fit_sparse
 from forethought.math.kernels import Kind
 from forethought.math.sparse_gp import choose_inducing
@@ -33,13 +36,15 @@ from forethought.models.gp_posterior import (
     sparse_functions,
 )
 from forethought.models.scaling import Scaler
-from forethought.models.table import standard, table
+from forethought.models.table import Table, standard, table
 from forethought.types import Array, Dataset, Metrics, RandomKey, Spec
 
 STATUSES = ("converged", "stalled", "iteration limit", "failed")
 """Of a search for hyperparameters, from good to bad."""
 Scalers = tuple[Scaler, Scaler]
 """Of inputs and targets."""
+APPEND_FROM = 256
+"""Room for rows from which on new ones are appended to an exact posterior: in less, to condition afresh is as fast."""
 
 
 class FittedGP(AbstractSized):
@@ -48,11 +53,15 @@ class FittedGP(AbstractSized):
     model: GaussianProcess
     chosen: Int[Array, ""]
     """Rows of data when the hyperparameters were chosen; 0: never."""
+    conditioned: Int[Array, ""]
+    """Distinct rows that more can be appended to; 0: none, as the posterior is sparse or has jitter."""
+    checksum: Int[Array, ""]
+    """CRC-32 of the data that those stand for: more are appended to these very rows only."""
 
     def resized(self, shapes: Mapping[str, tuple[int, ...]]) -> FittedGP:
         """With room for as many centres as a file has."""
         model = self.model
-        sizes = [tuple(shapes[f"model.{name}"])[-1] for name in ("centres", "frame.centres")]
+        sizes = [(0, *shapes[f"model.{name}"])[-1] for name in ("centres", "frame.centres")]
         if any(size != bucket(size) for size in sizes) or sizes[1] > sizes[0]:
             raise ValueError(
                 f"a Gaussian process has {sizes[0]} centres, and {sizes[1]} for its functions; expected powers of two "
@@ -109,16 +118,22 @@ class GPLearner(AbstractLearner[FittedGP]):
         del key
         need_x64("The Gaussian process")
         setting = Setting(spec, self.kernel, self.functions, self.waves)
-        return FittedGP(blank(setting, SMALLEST, SMALLEST), jnp.zeros((), jnp.int64))
+        zero = jnp.zeros((), jnp.int64)
+        return FittedGP(blank(setting, SMALLEST, SMALLEST), zero, zero, zero)
 
     def fit(self, fitted: FittedGP, data: Dataset, key: RandomKey) -> tuple[FittedGP, Metrics]:
         """Choose hyperparameters if it is time to, then condition on all rows and draw functions.
 
-        Fits in between keep the scalers and hyperparameters.  Rows with numbers that are not credible are left out.
-        A fit that cannot be done (no rows, a matrix that no jitter makes positive definite, numbers beyond all bounds)
-        has `failed`: the model stays, and `status` tells why.
+        Fits in between keep the scalers and hyperparameters, and append new rows to the posterior of the old ones: with
+        3 outputs and 20 new rows a fit then takes 31 ms instead of 36 at 200 rows, and 41 instead of 77 at 500.  Rows
+        with numbers that are not credible are left out.  A fit that cannot be done (no rows, a matrix that no jitter
+        makes positive definite, numbers beyond all bounds) has `failed`: the model stays, and `status` tells why.
         """
         need_x64("The Gaussian process")
+        with one_thread():
+            return self._fit(fitted, data, key)
+
+    def _fit(self, fitted: FittedGP, data: Dataset, key: RandomKey) -> tuple[FittedGP, Metrics]:
         before, chosen = fitted.model, int(fitted.chosen)
         raw = table(before.spec, data)
         count = len(raw.z)
@@ -133,8 +148,10 @@ class GPLearner(AbstractLearner[FittedGP]):
         if due:
             hyper, found = self._search(rows, hyper if chosen else None, k_search)
             metrics |= found
-        model, posterior = self._condition(before.spec, scalers, hyper, rows, k_draw)
-        metrics |= {"distinct": len(rows.z), **_summary(model, posterior)}
+        grown = None if due else _appended(self.kernel, fitted, hyper, rows, raw)
+        model, posterior = self._condition(Choice(before.spec, scalers, hyper), rows, grown, k_draw)
+        new = 0 if grown is None else len(rows.z) - int(fitted.conditioned)
+        metrics |= {"distinct": len(rows.z), "appended": new, **_summary(model, posterior)}
         if metrics["status"] == "failed":
             return fitted, metrics | {"status": "no likelihood"}
         if not np.all(posterior.ok):
@@ -142,7 +159,14 @@ class GPLearner(AbstractLearner[FittedGP]):
         if not _finite(model):
             return fitted, metrics | {"status": "numbers beyond all bounds"}
         metrics |= {"failed": False, "status": metrics["status"] if due else "hyperparameters kept"}
-        return FittedGP(model, jnp.asarray(count if due else chosen, jnp.int64)), metrics
+        plain = self._exact(len(rows.z)) and not np.any(posterior.jitter)
+        conditioned = len(rows.z) if plain else 0
+        numbers = (count if due else chosen, conditioned, _checksum(raw, count) if plain else 0)
+        return FittedGP(model, *(jnp.asarray(number, jnp.int64) for number in numbers)), metrics
+
+    def _exact(self, rows: int) -> bool:
+        """Whether the posterior of so many distinct rows is."""
+        return rows <= max(self.sparse_above, bucket(self.inducing))
 
     def _search(self, rows: Distinct, warm: Hyper | None, key: RandomKey) -> tuple[Hyper, Metrics]:
         """Stacked hyperparameters, and how the searches went."""
@@ -159,31 +183,64 @@ class GPLearner(AbstractLearner[FittedGP]):
         }
 
     def _search_one(self, rows: Rows, warm: Hyper | None, how: Search, key: RandomKey) -> Found:
-        points = bucket(self.inducing)
-        if len(rows.z) <= max(self.sparse_above, points):
+        if self._exact(len(rows.z)):
             return fit_hyper(self.kernel, rows, warm, how, key)
-        return fit_sparse(self.kernel, rows, warm, how, key, points)[0]
+        return fit_sparse(self.kernel, rows, warm, how, key, bucket(self.inducing))[0]
 
     def _condition(
-        self, spec: Spec, scalers: Scalers, hyper: Hyper, table: Distinct, key: RandomKey
+        self, choice: Choice, table: Distinct, grown: Posterior | None, key: RandomKey
     ) -> tuple[GaussianProcess, Posterior]:
-        """The model given the rows."""
+        """The model given the rows.  `grown`: their exact posterior, if it is known already."""
+        spec, scalers, hyper = choice
         setting, points = Setting(spec, self.kernel, self.functions, self.waves), bucket(self.inducing)
         rows = table.padded(bucket(len(table.z)))
         centres = np.broadcast_to(rows.z, (len(table.y), *rows.z.shape))
         if len(table.z) <= points:
-            posterior = exact(self.kernel, hyper, rows)
+            posterior = grown or exact(self.kernel, hyper, rows)
             chance = chances(setting, rows.z.shape[0], key)
             functions = exact_functions(hyper, rows, posterior, chance)
             return assembled(setting, scalers, hyper, centres, posterior, functions), posterior
         chosen = [choose_inducing(self.kernel, h, table.rows(j), points) for j, h in enumerate(_unstacked(hyper))]
         inducing = table.z[np.stack(chosen)]
         functions = sparse_functions(self.kernel, hyper, inducing, rows, chances(setting, points, key))
-        if len(table.z) <= self.sparse_above:
-            posterior = exact(self.kernel, hyper, rows)
+        if self._exact(len(table.z)):
+            posterior = grown or exact(self.kernel, hyper, rows)
         else:
             centres, posterior = inducing, sparse(self.kernel, hyper, inducing, rows)
         return assembled(setting, scalers, hyper, centres, posterior, functions), posterior
+
+
+class Choice(NamedTuple):
+    """What a fit keeps until hyperparameters are chosen again."""
+
+    spec: Spec
+    scalers: Scalers
+    hyper: Hyper
+    """Stacked over outputs."""
+
+
+def _appended(kind: Kind, fitted: FittedGP, hyper: Hyper, rows: Distinct, raw: Table) -> Posterior | None:
+    """The stacked posterior of all rows, made from that of the model by appending the new ones; None where it has to be
+    conditioned on all of them."""
+    model, first = fitted.model, int(fitted.conditioned)
+    if not 0 < first <= len(rows.z) or model.size != bucket(len(rows.z)) or model.size < APPEND_FROM:
+        return None
+    # A new row that repeats an old one counts there: then the old ones stand for more rows than they did.
+    if _checksum(raw, int(rows.count[:first].sum())) != int(fitted.checksum):
+        return None
+    weights, roots, zero, true = np.asarray(model.weights), np.asarray(model.root), np.zeros(()), np.ones((), bool)
+    grown = []
+    for j, h in enumerate(_unstacked(hyper)):
+        one = append_rows(kind, h, rows.rows(j), Posterior(weights[j], roots[j], zero, true), first)
+        if one is None:
+            return None
+        grown.append(one)
+    return Posterior(*(np.stack(parts) for parts in zip(*grown, strict=True)))
+
+
+def _checksum(raw: Table, count: int) -> int:
+    """CRC-32 of the first rows."""
+    return zlib.crc32(raw.y[:count].tobytes(), zlib.crc32(raw.z[:count].tobytes()))
 
 
 def distinct(z: Float[np.ndarray, "r f"], y: Float[np.ndarray, "r k"]) -> Distinct:

@@ -12,9 +12,9 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Float
 
-from forethought.core import AbstractDynamics, AbstractFitted, AbstractLearner
+from forethought.core import AbstractDynamics, AbstractFitted, AbstractLearner, AbstractPrediction
 from forethought.math.finite import need_x64
-from forethought.math.gaussian import DiagonalGaussian
+from forethought.math.gaussian import DiagonalGaussian, wrapped
 from forethought.models.scaling import Scaler, feature_count, features
 from forethought.models.table import Table, identity, standard, table
 from forethought.types import Action, Array, Dataset, Metrics, RandomKey, Spec, State, Time, UserError
@@ -41,7 +41,7 @@ class LinearBelief(AbstractDynamics):
     spec: Spec
     basis: Basis = eqx.field(static=True)
 
-    def predict(self, x: State, u: Action, t: Time) -> DiagonalGaussian:
+    def predict(self, x: State, u: Action, t: Time) -> AbstractPrediction:
         """[x + change; extras] with the noise's standard deviation, float64."""
         del t  # the system is taken to be the same at all times
         x = jnp.asarray(x, jnp.float64)
@@ -58,11 +58,11 @@ class LinearBelief(AbstractDynamics):
         z = self.inputs.scale(features(self.spec, jnp.asarray(x, jnp.float64), u))
         return self.columns.scale(expanded(self.basis, z))
 
-    def said(self, x: State, psi: Float[Array, " p"], std: Float[Array, " k"]) -> DiagonalGaussian:
+    def said(self, x: State, psi: Float[Array, " p"], std: Float[Array, " k"]) -> AbstractPrediction:
         """The prediction with a standard deviation that is given in standard units."""
         base = jnp.concatenate([x, jnp.zeros((self.spec.extras,), jnp.float64)])
         mean = base + self.outputs.unscale(psi @ self.weights + self.intercept)
-        return DiagonalGaussian(mean, self.outputs.std * std)
+        return wrapped(DiagonalGaussian(mean, self.outputs.std * std), self.spec.angles)
 
 
 class BayesianLinear(AbstractDynamics):
@@ -76,7 +76,7 @@ class BayesianLinear(AbstractDynamics):
     per_row: Float[Array, ""]
     """1 / rows."""
 
-    def predict(self, x: State, u: Action, t: Time) -> DiagonalGaussian:
+    def predict(self, x: State, u: Action, t: Time) -> AbstractPrediction:
         """The mean, with variance s^2 (1 + 1/rows + psi^T Lambda^-1 psi): wider where there were no data."""
         del t
         x = jnp.asarray(x, jnp.float64)

@@ -9,7 +9,8 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Bool, Float, PyTree
 
-from forethought.core import AbstractDynamics, AbstractFitted, AbstractLearner
+from forethought.core import AbstractDynamics, AbstractFitted, AbstractLearner, AbstractPrediction
+from forethought.math.gaussian import wrapped
 from forethought.math.mixture import MixtureOfGaussians, mixture
 from forethought.models.network import Layer, bounded_variance, copies, ends, init_layers, through
 from forethought.models.scaling import Scaler, feature_count, identity_scaler
@@ -90,9 +91,13 @@ class MixtureNetwork(AbstractDynamics):
             below = jnp.zeros((count, k, k), z.dtype).at[:, row, column].set(rest.reshape(count, -1))
         return Heads(logits, means.reshape(count, k), scales, below)
 
-    def predict(self, x: State, u: Action, t: Time) -> MixtureOfGaussians:
+    def predict(self, x: State, u: Action, t: Time) -> AbstractPrediction:
         """The mixture over [next state; extras], float32."""
         del t  # the system is taken to be the same at all times
+        return wrapped(self.said(x, u), self.spec.angles)
+
+    def said(self, x: State, u: Action) -> MixtureOfGaussians:
+        """The same with angles on the line, where members can be put together."""
         base, z = ends(self.spec, x, u)
         heads = self.heads(self.inputs.scale(z))
         std = self.outputs.std[:, None] if self.full else self.outputs.std
@@ -112,15 +117,17 @@ class MixtureEnsemble(AbstractDynamics):
     healthy: Bool[Array, " E"]
     """Which members may speak.  If none may, every prediction is NaN, which no planner takes for a plan."""
 
-    def predict(self, x: State, u: Action, t: Time) -> MixtureOfGaussians:
+    def predict(self, x: State, u: Action, t: Time) -> AbstractPrediction:
         """The components of all healthy members in one mixture, members weighted equally."""
-        each = jax.vmap(lambda member: member.predict(x, u, t))(self.members)
+        del t
+        each = jax.vmap(lambda member: member.said(x, u))(self.members)
         # What a member that may not speak says need not be finite, and 0 times that is not 0.
         quiet = lambda v, silent: jnp.where(self.healthy.reshape(-1, *[1] * (v.ndim - 1)), v, silent)
         share = jnp.log(jnp.sum(self.healthy, dtype=jnp.float32))
         log_weights = jnp.where(jnp.any(self.healthy), quiet(each.log_weights - share, -jnp.inf), jnp.nan)
         flat = lambda v: v.reshape(-1, *v.shape[2:])
-        return mixture(flat(log_weights), flat(quiet(each.means, 1.0)), flat(quiet(each.factors, 1.0)))
+        whole = mixture(flat(log_weights), flat(quiet(each.means, 1.0)), flat(quiet(each.factors, 1.0)))
+        return wrapped(whole, self.members.spec.angles)
 
     def draw(self, key: RandomKey, particles: int) -> MixtureNetwork:
         """Healthy members, each as often as any other (give or take one): copies, if there is one."""

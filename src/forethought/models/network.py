@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Float
 
-from forethought.core import AbstractDynamics
-from forethought.math.gaussian import DiagonalGaussian
+from forethought.core import AbstractDynamics, AbstractPrediction
+from forethought.math.gaussian import DiagonalGaussian, wrapped
 from forethought.models.scaling import Scaler, feature_count, features, identity_scaler
 from forethought.types import Action, Array, RandomKey, Spec, State, Time, UserError
 
@@ -47,9 +47,13 @@ class GaussianNetwork(AbstractDynamics):
         mean, v = jnp.split(through(self.layers, z), 2)
         return mean, bounded_variance(v, self.low, self.high)
 
-    def predict(self, x: State, u: Action, t: Time) -> DiagonalGaussian:
+    def predict(self, x: State, u: Action, t: Time) -> AbstractPrediction:
         """N(mean, std^2) of [next state; extras], float32."""
         del t  # the system is taken to be the same at all times
+        return wrapped(self.said(x, u), self.spec.angles)
+
+    def said(self, x: State, u: Action) -> DiagonalGaussian:
+        """The same with angles on the line, where members can be averaged."""
         base, z = ends(self.spec, x, u)
         mean, variance = self.heads(self.inputs.scale(z))
         return DiagonalGaussian(base + self.outputs.unscale(mean), self.outputs.std * jnp.sqrt(variance))

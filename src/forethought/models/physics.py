@@ -24,7 +24,7 @@ from jaxtyping import Float, PyTree
 from forethought.core import AbstractDynamics, AbstractFitted, AbstractLearner, AbstractPrediction, AbstractSized
 from forethought.math.angles import wrap_components
 from forethought.math.finite import need_x64
-from forethought.math.gaussian import DiagonalGaussian
+from forethought.math.gaussian import DiagonalGaussian, wrapped
 from forethought.models.physics_fit import Found, Law, Options, find, theta_of
 from forethought.models.table import need_sizes, usable
 from forethought.types import Action, Array, Dataset, Metrics, RandomKey, Scalar, Spec, State, Time, UserError
@@ -64,10 +64,10 @@ class PhysicsBelief(AbstractDynamics):
         x = jnp.asarray(x, jnp.float64)
         change = self.change(x, u, self.theta)
         if self.residual is None:
-            return DiagonalGaussian(x + change, self.noise)
+            return wrapped(DiagonalGaussian(x + change, self.noise), self.spec.angles)
         inner = self.residual.predict(x, u, t)
         shift = jnp.concatenate([change, jnp.zeros((self.spec.extras,), jnp.float64)])
-        return Shifted(inner.mean + shift, inner, shift)
+        return wrapped(Shifted(inner.mean + shift, inner, shift), self.spec.angles)
 
     def draw(self, key: RandomKey, particles: int) -> PhysicsBelief:
         """The same equations, with beliefs of the residual model."""
@@ -97,7 +97,7 @@ class Physics(AbstractDynamics):
         along = lambda p: it.change(x, u, theta_of(it.theta, self.positive, p))
         change, moves = jax.linearize(along, self.p)
         doubt = jnp.sum(jax.vmap(moves)(self.root.T) ** 2, axis=0)
-        return DiagonalGaussian(x + change, jnp.sqrt(it.noise**2 + doubt))
+        return wrapped(DiagonalGaussian(x + change, jnp.sqrt(it.noise**2 + doubt)), it.spec.angles)
 
     def draw(self, key: RandomKey, particles: int) -> PhysicsBelief:
         """Parameters from their posterior, each with a belief of the residual model."""

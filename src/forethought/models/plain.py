@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Float, PyTree
 
-from forethought.core import AbstractDynamics, AbstractFitted, AbstractLearner
-from forethought.math.gaussian import DiagonalGaussian
+from forethought.core import AbstractDynamics, AbstractFitted, AbstractLearner, AbstractPrediction
+from forethought.math.gaussian import DiagonalGaussian, wrapped
 from forethought.models.network import Layer, copies, ends, init_layers, through
 from forethought.models.scaling import Scaler, feature_count, identity_scaler
 from forethought.models.training import (
@@ -49,13 +49,13 @@ class PlainNetwork(AbstractDynamics):
     noise: Float[Array, " k"]
     """Standard deviation of the residuals in scaled units."""
 
-    def predict(self, x: State, u: Action, t: Time) -> DiagonalGaussian:
+    def predict(self, x: State, u: Action, t: Time) -> AbstractPrediction:
         """N(mean, std^2) of [next state; extras], float32."""
         del t  # the system is taken to be the same at all times
         net = self.network
         base, z = ends(net.spec, x, u)
         change = net.outputs.unscale(through(net.layers, net.inputs.scale(z)))
-        return DiagonalGaussian(base + change, net.outputs.std * self.noise)
+        return wrapped(DiagonalGaussian(base + change, net.outputs.std * self.noise), net.spec.angles)
 
     def draw(self, key: RandomKey, particles: int) -> PlainNetwork:
         """Copies: one network has no doubt about itself."""
