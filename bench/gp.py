@@ -45,7 +45,7 @@ import jax.numpy as jnp
 import numpy as np
 from runner import HERE, RESULTS, commit, machine
 
-from forethought.math import gp, gp_host, sparse_gp
+from forethought.math import gp, gp_condition, gp_host, sparse_gp
 from forethought.math.gp import Hyper, Rows
 from forethought.math.gp_host import Table
 from forethought.math.gp_map import Search, fit_hyper, minimise
@@ -184,7 +184,7 @@ def default(n: int, rounds: int) -> dict[str, Any]:
 
 def growth(largest_exact: int, rounds: int) -> list[dict[str, Any]]:
     """Seconds of one output against n: an evaluation, conditioning, one prediction (mean and variance) of a batch."""
-    condition, sparse_condition = eqx.filter_jit(gp.condition), eqx.filter_jit(sparse_gp.sparse_condition)
+    condition, sparse_condition = gp_condition.condition, sparse_gp.sparse_condition
     lengths, table = np.log(np.full(FEATURES, 3.0)), []
     hyper = jax.tree.map(jnp.asarray, Hyper(lengths, np.zeros(()), np.log(np.asarray(0.1))))
     theta, queries = gp_host.pack(hyper), jnp.asarray(data(100)[0])

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.stats import multivariate_normal
 
-from forethought.math import gp, sparse_gp
+from forethought.math import gp_condition, sparse_gp
 from forethought.math.gp import Hyper, Rows, covariance
 from forethought.math.gp_host import Table, exact, in_use, pack, sparse
 from forethought.math.kernels import Kind
 from forethought.math.sparse_gp import choose_inducing
 
-condition = eqx.filter_jit(gp.condition)
-sparse_condition = eqx.filter_jit(sparse_gp.sparse_condition)
-inducing_moments = eqx.filter_jit(sparse_gp.inducing_moments)
+condition = gp_condition.condition
+sparse_condition = sparse_gp.sparse_condition
+inducing_moments = sparse_gp.inducing_moments
 
 KINDS: list[Kind] = ["se", "matern32", "matern52"]
 HYPER = Hyper(jnp.log(jnp.asarray([0.5, 0.8])), jnp.log(jnp.asarray(1.3)), jnp.log(jnp.asarray(0.4)))

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 
 from forethought.math.kernels import Kind, profile, slope, square_distances
 from forethought.types import Array, Flag, Scalar
@@ -21,7 +21,7 @@ from forethought.types import Array, Flag, Scalar
 JITTER = 1e-10
 """The first amount added to the diagonal of a matrix that has no Cholesky factor, relative to its mean."""
 TRIES = 6
-"""How often that is multiplied by ten before the matrix is given up."""
+"""How many amounts are tried, each ten times the one before, until the matrix is given up."""
 
 
 class Hyper(NamedTuple):
@@ -84,38 +84,6 @@ def lower_factor(a: Float[Array, "c c"]) -> tuple[Float[Array, "c c"], Flag]:
     return lower, jnp.all(jnp.isfinite(jnp.diagonal(lower)))
 
 
-def _rounding(a: Float[Array, "c c"]) -> float:
-    """A pivot below this part of its diagonal element is nothing but rounding: the row is known already."""
-    return float(jnp.finfo(a.dtype).eps) * a.shape[0]
-
-
-def sturdy_factor(
-    a: Float[Array, "c c"], real: Bool[Array, " c"], first: int
-) -> tuple[Float[Array, "c c"], Scalar, Flag]:
-    """Lower Cholesky factor, the jitter on the diagonal of the `real` rows, and whether there is one (if not, it is
-    the identity).
-
-    The ladder is 0, and 1e-10 to 1e-5 of their mean diagonal; it is climbed from step `first` until there is a factor
-    that is made of more than rounding.
-    """
-    diagonal = jnp.diagonal(a)
-    scale = JITTER * jnp.sum(jnp.where(real, diagonal, 0.0)) / jnp.maximum(jnp.sum(real), 1)
-
-    def again(state: tuple[Array, Array, Array, Array]) -> Array:
-        return ~state[3] & (state[0] <= TRIES)
-
-    def attempt(state: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
-        tried = state[0]
-        jitter = jnp.where(tried > 0, scale * 10.0 ** (tried - 1.0), 0.0)
-        lower, ok = lower_factor(a + jnp.diag(jnp.where(real, jitter, 0.0)))
-        least = jnp.min(jnp.where(real, jnp.diagonal(lower) ** 2 / diagonal, 1.0))
-        return tried + 1.0, jitter, lower, ok & (least > _rounding(a))
-
-    start = (jnp.full((), first, a.dtype), jnp.zeros((), a.dtype), jnp.asarray(a), jnp.zeros((), bool))
-    _, jitter, lower, ok = jax.lax.while_loop(again, attempt, start)
-    return jnp.where(ok, lower, jnp.eye(a.shape[0], dtype=a.dtype)), jnp.where(ok, jitter, 0.0), ok
-
-
 def triangular(lower: Float[Array, "c c"], b: Float[Array, "c k"], *, transposed: bool = False) -> Float[Array, "c k"]:
     """L^-1 b, or L^-T b."""
     return jax.lax.linalg.triangular_solve(lower, b, left_side=True, lower=True, transpose_a=transposed)
@@ -158,56 +126,3 @@ def negative_log_likelihood(kind: Kind, hyper: Hyper, rows: Rows) -> tuple[Scala
     finite = jax.tree.map(lambda g: jnp.all(jnp.isfinite(g)), (value, gradient))
     ok = ok & jnp.all(jnp.asarray(jax.tree.leaves(finite)))
     return jnp.where(ok, value, jnp.inf), jax.tree.map(lambda g: jnp.where(ok, g, 0.0), gradient), ok
-
-
-@jax.default_matmul_precision("highest")
-def condition(kind: Kind, hyper: Hyper, rows: Rows) -> Posterior:
-    """The posterior given the rows; if no jitter makes K positive definite (`sturdy_factor`), the prior, not `ok`."""
-    rows = blank(rows)
-    real = rows.count > 0.0
-    _, k, noise = _gram(kind, hyper, rows)
-    lower, jitter, ok = sturdy_factor(k + jnp.diag(noise), real, 0)
-    root = triangular(lower, jnp.eye(lower.shape[0], dtype=lower.dtype))
-    root = jnp.where(real[:, None] & real[None, :], root, 0.0)
-    weights = root.T @ (root @ rows.y)
-    ok = ok & jnp.all(jnp.isfinite(weights)) & jnp.all(jnp.isfinite(root))
-    return Posterior(jnp.where(ok, weights, 0.0), jnp.where(ok, root, 0.0), jnp.where(ok, jitter, 0.0), ok)
-
-
-@jax.default_matmul_precision("highest")
-def extend(kind: Kind, hyper: Hyper, rows: Rows, posterior: Posterior, first: Int[Array, ""]) -> Posterior:
-    """`condition(kind, hyper, rows)`, given the posterior of the rows before `first`, in O(c^2) for each new row.
-
-    The hyperparameters are those that `posterior` was made with.  If it used jitter, or if a new row is so certain
-    already that the factor would need some, `ok` is false and the result is `posterior`: use `condition` then.
-    """
-    rows = blank(rows)
-    real = rows.count > 0.0
-    places = jnp.arange(real.shape[0], dtype=first.dtype)
-    last = jnp.max(jnp.where(real, places + 1, 0))
-    signal2, noise2 = jnp.exp(2.0 * hyper.log_signal), jnp.exp(2.0 * hyper.log_noise)
-    stretched = rows.z * jnp.exp(-hyper.log_lengths)
-    least = _rounding(posterior.root)
-
-    def append(i: Array, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        weights, root, ok = state
-        # rows that are not conditioned on yet have no part in this: their rows and columns of the root are 0
-        k = signal2 * profile(kind, jnp.sum((stretched - stretched[i]) ** 2, axis=1))
-        k = jnp.where((places < i) & real, k, 0.0)
-        known = root @ k
-        own = signal2 + noise2 / jnp.where(real[i], rows.count[i], 1.0)
-        d2 = own - known @ known
-        fine = d2 > least * own
-        d2 = jnp.where(fine, d2, 1.0)
-        by = known @ root
-        wrong = (rows.y[i] - k @ weights) / d2
-        longer = jnp.where(places[:, None] == i, jnp.where(places == i, 1.0, -by) / jnp.sqrt(d2), root)
-        after = jnp.where(places == i, wrong, weights - wrong * by)
-        use = real[i] & fine
-        return jnp.where(use, after, weights), jnp.where(use, longer, root), ok & (fine | ~real[i])
-
-    start = (posterior.weights, posterior.root, posterior.ok & (posterior.jitter == 0.0))
-    weights, root, ok = jax.lax.fori_loop(first, last.astype(first.dtype), append, start)
-    ok = ok & jnp.all(jnp.isfinite(weights)) & jnp.all(jnp.isfinite(root))
-    weights, root = jnp.where(ok, weights, posterior.weights), jnp.where(ok, root, posterior.root)
-    return Posterior(weights, root, posterior.jitter, ok)

@@ -15,91 +15,88 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
+from scipy.linalg import solve_triangular
 
 from forethought.math import gp_host
-from forethought.math.gp import (
-    Hyper,
-    Posterior,
-    Rows,
-    blank,
-    covariance,
-    lower_factor,
-    sturdy_factor,
-    triangular,
-)
+from forethought.math.gp import Hyper, Posterior, Rows
+from forethought.math.gp_condition import correlation, inverted, sturdy_factor
 from forethought.math.kernels import Kind
-from forethought.types import Array, Flag, Scalar
+from forethought.types import Array
 
 
 class Inducing(NamedTuple):
     """q(u), whitened: u = L v with v ~ N(mean, spread spread^T)."""
 
-    mean: Float[Array, " m"]
-    spread: Float[Array, "m m"]
-    inverse: Float[Array, "m m"]
+    mean: Float[np.ndarray, " m"]
+    spread: Float[np.ndarray, "m m"]
+    inverse: Float[np.ndarray, "m m"]
     """L^-1.  A function of the prior g becomes one of the posterior by adding
     k_u(z) . L^-T (v - L^-1 (g(Z) + sqrt(jitter) e)) with e ~ N(0, I)."""
-    jitter: Scalar
+    jitter: float
     """On the diagonal of K_uu."""
-    ok: Flag
+    ok: bool
     """False: a factorisation failed, and this is the prior."""
 
 
-@jax.default_matmul_precision("highest")
+class _Whitened(NamedTuple):
+    """L and its jitter, A, and A D^-1/2 y."""
+
+    lower: Float[np.ndarray, "m m"]
+    jitter: float
+    a: Float[np.ndarray, "m c"]
+    ay: Float[np.ndarray, " m"]
+
+
 def inducing_moments(kind: Kind, hyper: Hyper, inducing: Float[Array, "m f"], rows: Rows) -> Inducing:
     """The q(u) that makes the bound largest."""
-    lower, jitter, ok = _prior_factor(kind, hyper, inducing)
-    a, y = _whitened(kind, hyper, inducing, rows, lower)
-    eye = jnp.eye(lower.shape[0], dtype=lower.dtype)
-    factor, fine = lower_factor(eye + a @ a.T)
-    factor = jnp.where(fine, factor, eye)
-    mean = triangular(factor, triangular(factor, (a @ y)[:, None]), transposed=True)[:, 0]
-    spread = triangular(factor, eye, transposed=True)
-    inverse = triangular(lower, eye)
-    ok = ok & fine & jnp.all(jnp.isfinite(mean)) & jnp.all(jnp.isfinite(spread)) & jnp.all(jnp.isfinite(inverse))
-    return Inducing(jnp.where(ok, mean, 0.0), jnp.where(ok, spread, eye), jnp.where(ok, inverse, 0.0), jitter, ok)
+    m, it = len(inducing), _whitened(kind, hyper, inducing, rows)
+    if it is not None:
+        factor, _ = sturdy_factor(np.eye(m) + it.a @ it.a.T, 0)
+        if factor is not None:
+            mean = solve_triangular(factor, solve_triangular(factor, it.ay, lower=True), lower=True, trans=1)
+            found = (mean, inverted(factor).T, inverted(it.lower))
+            if all(np.isfinite(part).all() for part in found):
+                return Inducing(*found, it.jitter, True)
+    return Inducing(np.zeros(m), np.eye(m), np.zeros((m, m)), 0.0, False)
 
 
-@jax.default_matmul_precision("highest")
 def sparse_condition(kind: Kind, hyper: Hyper, inducing: Float[Array, "m f"], rows: Rows) -> Posterior:
     """The posterior given the rows, with the inducing points for centres: root^T root = K_uu^-1 - Sigma^-1.
 
     The root is S L^-1 with S^T S = I - B^-1, and S comes from the eigenvectors of A A^T: I - B^-1 has no Cholesky
     factor where the data say nothing.
     """
-    lower, jitter, ok = _prior_factor(kind, hyper, inducing)
-    a, y = _whitened(kind, hyper, inducing, rows, lower)
-    gram = a @ a.T
-    fine = ok & jnp.all(jnp.isfinite(gram))
-    eye = jnp.eye(lower.shape[0], dtype=lower.dtype)
-    values, vectors = jnp.linalg.eigh(jnp.where(fine, gram, eye))
-    values = jnp.maximum(values, 0.0)
-    half = jnp.sqrt(values / (1.0 + values))[:, None] * vectors.T
-    root = triangular(lower, half.T, transposed=True).T
-    mean = vectors @ ((vectors.T @ (a @ y)) / (1.0 + values))
-    weights = triangular(lower, mean[:, None], transposed=True)[:, 0]
-    fine = fine & jnp.all(jnp.isfinite(root)) & jnp.all(jnp.isfinite(weights))
-    return Posterior(jnp.where(fine, weights, 0.0), jnp.where(fine, root, 0.0), jitter, fine)
+    m, it = len(inducing), _whitened(kind, hyper, inducing, rows)
+    if it is not None:
+        values, vectors = np.linalg.eigh(it.a @ it.a.T)
+        values = np.maximum(values, 0.0)
+        half = np.sqrt(values / (1.0 + values))[:, None] * vectors.T
+        root = solve_triangular(it.lower, half.T, lower=True, trans=1).T
+        mean = vectors @ ((vectors.T @ it.ay) / (1.0 + values))
+        weights = solve_triangular(it.lower, mean, lower=True, trans=1)
+        if np.isfinite(root).all() and np.isfinite(weights).all():
+            return Posterior(weights, root, np.asarray(it.jitter), np.ones((), bool))
+    return Posterior(np.zeros(m), np.zeros((m, m)), np.zeros(()), np.zeros((), bool))
 
 
-def _prior_factor(kind: Kind, hyper: Hyper, inducing: Float[Array, "m f"]) -> tuple[Float[Array, "m m"], Scalar, Flag]:
-    """L, its jitter, and whether there is one (if not, the identity)."""
-    k = covariance(kind, hyper, inducing, inducing)
-    k = jnp.where(jnp.eye(k.shape[0], dtype=bool), jnp.exp(2.0 * hyper.log_signal), k)
-    return sturdy_factor(k, jnp.ones(k.shape[0], bool), 1)
-
-
-def _whitened(
-    kind: Kind, hyper: Hyper, inducing: Float[Array, "m f"], rows: Rows, lower: Float[Array, "m m"]
-) -> tuple[Float[Array, "m c"], Float[Array, " c"]]:
-    """A, and D^-1/2 y; 0 for padding."""
-    rows = blank(rows)
-    weight = jnp.sqrt(rows.count) * jnp.exp(-hyper.log_noise)
-    return triangular(lower, covariance(kind, hyper, inducing, rows.z) * weight), rows.y * weight
+def _whitened(kind: Kind, hyper: Hyper, inducing: Float[Array, "m f"], rows: Rows) -> _Whitened | None:
+    """None where K_uu has no factor, or something is not finite."""
+    inducing = np.asarray(inducing)
+    k = correlation(kind, hyper, inducing, inducing)
+    np.fill_diagonal(k, np.exp(2.0 * hyper.log_signal))
+    lower, jitter = sturdy_factor(k, 1)
+    if lower is None:
+        return None
+    real = np.flatnonzero(np.asarray(rows.count) > 0.0)
+    weight = np.sqrt(np.asarray(rows.count)[real]) * np.exp(-hyper.log_noise)
+    across = correlation(kind, hyper, inducing, np.asarray(rows.z)[real]) * weight
+    if not np.isfinite(across).all():
+        return None
+    a = solve_triangular(lower, across, lower=True)
+    ay = a @ (np.asarray(rows.y)[real] * weight)
+    return _Whitened(lower, jitter, a, ay) if np.isfinite(a @ a.T).all() and np.isfinite(ay).all() else None
 
 
 def choose_inducing(kind: Kind, hyper: Hyper, rows: Rows, count: int) -> Int[np.ndarray, " m"]:

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from forethought.core import AbstractLearner, AbstractSized
 from forethought.math.finite import need_x64
 from forethought.math.gp import Hyper, Posterior, Rows
-from forethought.math.gp_append import append_rows
+from forethought.math.gp_condition import append_rows
 from forethought.math.gp_host import one_thread
 from forethought.math.gp_map import Found, Search, fit_hyper, fit_sparse
 from forethought.math.kernels import Kind

@@ -1,31 +1,29 @@
-"""From scaled rows and hyperparameters to a Gaussian process: the compiled part of a fit.
+"""From scaled rows and hyperparameters to a Gaussian process: what a fit does once it has chosen.
 
-Everything is stacked over outputs, and padded: one program per size of the arrays.
+In NumPy, stacked over outputs and padded: nothing is compiled but what plans with the model.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
 from forethought.math.features import Waves, draw_waves, heights, stretch
-from forethought.math.gp import Hyper, Posterior, Rows, condition
+from forethought.math.gp import Hyper, Posterior, Rows
+from forethought.math.gp_condition import condition
 from forethought.math.kernels import Kind
 from forethought.math.sparse_gp import inducing_moments, sparse_condition
 from forethought.models.gp import Frame, GaussianProcess, Path
 from forethought.models.scaling import Scaler, feature_count
 from forethought.models.table import generator
-from forethought.types import Array, RandomKey, Spec
+from forethought.types import RandomKey, Spec
 
 SMALLEST = 64
 """Rows there is room for at the least."""
-EACH_OUTPUT = cast(Any, Rows(None, 0, None, 0))  # pyright: ignore[reportArgumentType]
-"""Which arrays of stacked rows have an axis of outputs, for vmap."""
 
 
 def bucket(rows: int) -> int:
@@ -81,79 +79,82 @@ def chances(setting: Setting, c: int, key: RandomKey) -> Chance:
 class Functions(NamedTuple):
     """Functions drawn from the posteriors of all outputs, in scaled units."""
 
-    centres: Float[Array, "k c f"]
-    v: Float[Array, "k s c"]
+    centres: Float[np.ndarray, "k c f"]
+    v: Float[np.ndarray, "k s c"]
     """What the covariances with the centres are multiplied by."""
-    mean: Float[Array, "k c"]
+    mean: Float[np.ndarray, "k c"]
     """The same of the posterior's mean."""
     waves: Waves
     """Of functions [k s], for unit signal."""
 
 
-@eqx.filter_jit
+def outputs_of(hyper: Hyper, rows: Rows) -> list[tuple[Hyper, Rows]]:
+    """What belongs to each output."""
+    each = range(len(hyper.log_signal))
+    return [(Hyper(*(part[j] for part in hyper)), rows._replace(y=rows.y[j], within=rows.within[j])) for j in each]
+
+
 def exact(kind: Kind, hyper: Hyper, rows: Rows) -> Posterior:
     """Given all rows, which are the centres."""
-    return jax.vmap(lambda h, r: condition(kind, h, r), in_axes=(0, EACH_OUTPUT))(hyper, rows)
+    return stacked([condition(kind, h, r) for h, r in outputs_of(hyper, rows)])
 
 
-@eqx.filter_jit
-def sparse(kind: Kind, hyper: Hyper, inducing: Float[Array, "k c f"], rows: Rows) -> Posterior:
+def sparse(kind: Kind, hyper: Hyper, inducing: Float[np.ndarray, "k c f"], rows: Rows) -> Posterior:
     """Given all rows, through inducing points, which are the centres."""
-    return jax.vmap(lambda h, z, r: sparse_condition(kind, h, z, r), in_axes=(0, 0, EACH_OUTPUT))(hyper, inducing, rows)
+    each = zip(inducing, outputs_of(hyper, rows), strict=True)
+    return stacked([sparse_condition(kind, h, z, r) for z, (h, r) in each])
 
 
-@eqx.filter_jit
-@jax.default_matmul_precision("highest")
+def stacked(posteriors: list[Posterior]) -> Posterior:
+    """Of all outputs."""
+    return Posterior(*(np.stack(parts) for parts in zip(*posteriors, strict=True)))
+
+
 def exact_functions(hyper: Hyper, rows: Rows, posterior: Posterior, chance: Chance) -> Functions:
     """Out of an exact posterior: v = K^-1 (y - h - e), what is left for the kernel to explain when the function of the
     prior, h at the rows, and noise e have said their part."""
+    v = []
+    for j, (h, r) in enumerate(outputs_of(hyper, rows)):
+        noise = np.exp(h.log_noise) / np.sqrt(np.maximum(r.count, 1.0))
+        wrong = _values(h, np.asarray(r.z), chance.waves, j) + noise * chance.e[j]
+        v.append(posterior.weights[j] - (wrong @ posterior.root[j].T) @ posterior.root[j])
+    centres = np.broadcast_to(rows.z, (len(v), *rows.z.shape))
+    return Functions(centres, np.stack(v), np.asarray(posterior.weights), chance.waves)
 
-    def one(hyper: Hyper, rows: Rows, posterior: Posterior, chance: Chance) -> Functions:
-        noise = jnp.exp(hyper.log_noise) / jnp.sqrt(jnp.maximum(rows.count, 1.0))
-        wrong = _values(hyper, rows.z, chance.waves) + noise * chance.e
-        v = posterior.weights - (wrong @ posterior.root.T) @ posterior.root
-        return Functions(rows.z, v, posterior.weights, chance.waves)
 
-    return jax.vmap(one, in_axes=(0, EACH_OUTPUT, 0, 0))(hyper, rows, posterior, chance)
-
-
-@eqx.filter_jit
-@jax.default_matmul_precision("highest")
 def sparse_functions(
-    kind: Kind, hyper: Hyper, inducing: Float[Array, "k c f"], rows: Rows, chance: Chance
+    kind: Kind, hyper: Hyper, inducing: Float[np.ndarray, "k c f"], rows: Rows, chance: Chance
 ) -> Functions:
     """Out of a sparse posterior: v = K_uu^-1 (u - h - e), with u one draw of the function at the inducing points, and e
     the jitter through which they see it."""
+    v, mean = [], []
+    for j, (z, (hyp, r)) in enumerate(zip(inducing, outputs_of(hyper, rows), strict=True)):
+        q = inducing_moments(kind, hyp, z, r)
+        h = _values(hyp, z, chance.waves, j) + np.sqrt(q.jitter) * chance.e[j]
+        found = (q.mean + chance.value[j] @ q.spread.T - h @ q.inverse.T) @ q.inverse
+        v.append(found if q.ok else np.full_like(found, np.nan))
+        mean.append(q.mean @ q.inverse)
+    return Functions(inducing, np.stack(v), np.stack(mean), chance.waves)
 
-    def one(hyper: Hyper, z: Float[Array, "c f"], rows: Rows, chance: Chance) -> Functions:
-        q = inducing_moments(kind, hyper, z, rows)
-        h = _values(hyper, z, chance.waves) + jnp.sqrt(q.jitter) * chance.e
-        v = (q.mean + chance.value @ q.spread.T - h @ q.inverse.T) @ q.inverse
-        return Functions(z, jnp.where(q.ok, v, jnp.nan), q.mean @ q.inverse, chance.waves)
 
-    return jax.vmap(one, in_axes=(0, 0, EACH_OUTPUT, 0))(hyper, inducing, rows, chance)
-
-
-@eqx.filter_jit
 def assembled(
     setting: Setting,
     scalers: tuple[Scaler, Scaler],
     hyper: Hyper,
-    centres: Float[Array, "k c f"],
+    centres: Float[np.ndarray, "k c f"],
     posterior: Posterior,
     functions: Functions,
 ) -> GaussianProcess:
     """The model: from scaled inputs and targets to those of the data, and functions as plans want them."""
-    inputs, outputs = scalers
-    lengths, signal, noise = jnp.exp(hyper.log_lengths), jnp.exp(hyper.log_signal), jnp.exp(hyper.log_noise)
-    arranged = lambda z: jnp.swapaxes(z / lengths[:, None, :], 1, 2)
+    inputs, outputs = (Scaler(np.asarray(scaler.mean), np.asarray(scaler.std)) for scaler in scalers)
+    lengths, signal, noise = np.exp(hyper.log_lengths), np.exp(hyper.log_signal), np.exp(hyper.log_noise)
+    arranged = lambda z: np.swapaxes(z / lengths[:, None, :], 1, 2)
     height, width = signal * outputs.std, lengths * inputs.std
     # A planner takes whole functions: their axis comes before that of outputs.
-    first = lambda leaf: jnp.swapaxes(leaf, 0, 1)
-    frequencies, phases, amplitudes = jax.tree.map(first, tuple(functions.waves))
-    frequencies = jnp.swapaxes(frequencies, 2, 3) / width[:, :, None]
-    waves = Waves(frequencies, phases, amplitudes * height[:, None])
-    waves = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), waves)
+    first = lambda leaf: np.swapaxes(leaf, 0, 1)
+    frequencies, phases, amplitudes = (first(np.asarray(leaf)) for leaf in functions.waves)
+    frequencies = np.swapaxes(frequencies, 2, 3) / width[:, :, None]
+    waves = Waves(*(leaf.astype(np.float32) for leaf in (frequencies, phases, amplitudes * height[:, None])))
     in_data = lambda v: v * (signal * height)[:, None]
     path = Path(in_data(first(functions.v)), waves)
     factor = stretch(setting.kind)
@@ -161,10 +162,11 @@ def assembled(
     frame = Frame(inputs.mean, factor / width, stretched, outputs.mean, noise * outputs.std)
     numbers = (lengths, signal, noise, arranged(centres), posterior.weights, posterior.root)
     expected = in_data(functions.mean)
-    return GaussianProcess(inputs, outputs, *numbers, frame, path, expected, setting.spec, setting.kind)
+    model = GaussianProcess(inputs, outputs, *numbers, frame, path, expected, setting.spec, setting.kind)
+    return jax.tree.map(jnp.asarray, model)
 
 
-def _values(hyper: Hyper, z: Float[Array, "c f"], waves: Waves) -> Float[Array, "s c"]:
-    """Of functions of the prior, at the centres."""
-    z = z / jnp.exp(hyper.log_lengths)
-    return jnp.exp(hyper.log_signal) * jax.lax.map(lambda w: heights(w, z), waves)
+def _values(hyper: Hyper, z: Float[np.ndarray, "c f"], waves: Waves, output: int) -> Float[np.ndarray, "s c"]:
+    """Of functions of the prior for one output, at the centres."""
+    z, each = z / np.exp(hyper.log_lengths), Waves(*(leaf[output] for leaf in waves))
+    return np.exp(hyper.log_signal) * np.stack([heights(Waves(*one), z) for one in zip(*each, strict=True)])
