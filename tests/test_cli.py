@@ -178,16 +178,19 @@ MISTAKES = [
     (["train", "pendulum", "--algoritm", "v1.0"], "There is no flag --algoritm."),
     (["train", "pendulum", "--algorithm", "v1.6"], "--algorithm is 'v1.6'; it must be v0.5 or v1.0 or v1.5."),
     (["train", "pendulum", "--planner", "icme"], "it must be shooting or cem or icem or mppi. The nearest is icem."),
-    (["train", "pendulum", "--model", "gp"], "--model is 'gp'; it must be ensemble."),
+    (["train", "pendulum", "--model", "forest"], "--model is 'forest'; it must be auto or gp or ensemble"),
     (["train", "pendulum", "--steps", "many"], "--steps is 'many'; it must be a whole number."),
     (["train", "pendulum", "--steps=1.5"], "--steps is '1.5'; it must be a whole number."),
     (["train", "pendulum", "--steps"], "--steps needs a value: a whole number."),
     (["train", "pendulum", "--steps", "-1"], "steps is -1; it must be a whole number, at least 0"),
     (["train", "pendulum", "--seed", "-3"], "seed is -3"),
     (["train", "pendulum", "--algorithm.planner.samples", "0"], "algorithm.planner.samples is 0; it must be"),
-    (["train", "pendulum", "--planner.elites", "129"], "elites is 129; it must be at most algorithm.planner.samples"),
+    (["train", "pendulum", "--planner.elites", "257"], "elites is 257; it must be at most algorithm.planner.samples"),
     (["train", "pendulum", "--algorithm.discount", "nan"], "algorithm.discount is nan; it must be a finite number"),
-    (["train", "pendulum", "--planner.imagination.propagation", "ts"], "'ts'; it must be ts-inf or ts-1."),
+    (
+        ["train", "pendulum", "--planner.imagination.propagation", "ts"],
+        "'ts'; it must be auto or mean or ts-inf or ts-1",
+    ),
     (["train", "pendulum", "--json=yes"], "--json is a switch and takes no value"),
     (["train", "pendulum", "--limit", "x"], "--limit is 'x'; it must be a whole number or None."),
     (["train", "pendulum", "--env.g", "3"], "takes no environment arguments"),
@@ -232,8 +235,9 @@ def test_a_run_is_not_overwritten(capsys, run):
 
 
 def test_flags_reach_the_recipe():
-    words = ["--algorithm", "v1.0", "--planner=cem", "--planner.samples", "33", "--model.width=17", "--env.g", "9.81"]
-    more = ["--env.render_mode", "None", "--steps", "5", "--until.solved", "--until.threshold", "-3.5"]
+    words = ["--algorithm", "v1.0", "--planner=cem", "--planner.samples", "33", "--model=ensemble", "--model.width=17"]
+    more = ["--env.g", "9.81", "--env.render_mode", "None", "--steps", "5"]
+    more += ["--until.solved", "--until.threshold", "-3.5"]
     asked = parse_train([*words, "Pendulum-v1", *more, "--limit", "None", "--json"])
     experiment = asked.experiment
     assert type(experiment.algorithm).__name__ == "V10"
@@ -244,8 +248,10 @@ def test_flags_reach_the_recipe():
     assert (experiment.task, experiment.steps, experiment.limit) == ("Pendulum-v1", 5, None)
     assert (experiment.until.solved, experiment.until.threshold) == (True, -3.5)
     assert asked.common.json
-    assert parse_train(["x", "--model.bootstrap", "--no-cache"]).experiment.algorithm.learner.bootstrap
-    assert not parse_train(["x"]).experiment.algorithm.learner.bootstrap
+    assert parse_train(
+        ["x", "--model.ensemble.bootstrap", "--no-cache"]
+    ).experiment.algorithm.learner.ensemble.bootstrap
+    assert not parse_train(["x", "--model", "ensemble"]).experiment.algorithm.learner.bootstrap
 
 
 WORDS = ["0", "-1", "0.5", "nan", "-inf", "1e400", "", "None", "True", "abc", "--", "-", "9" * 21, "0x10", "é", "{"]

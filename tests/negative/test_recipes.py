@@ -18,11 +18,18 @@ from forethought import (
     V05,
     V10,
     V15,
+    AutoLearner,
     Box,
     EnsembleLearner,
     Experiment,
+    GMMLearner,
+    GPLearner,
     Guard,
     Imagination,
+    LinearLearner,
+    MDNLearner,
+    NetworkLearner,
+    PhysicsLearner,
     RandomShooting,
     Until,
     UserError,
@@ -43,6 +50,8 @@ DEFAULTS: dict[str, Any] = {
     for each in (
         *(Experiment("pendulum"), Guard(), Until(), V05(), V10(), V15(), Imagination(), EnsembleLearner()),
         *(RandomShooting(), CEM(), ICEM(), MPPI(), ColouredPolicy(LIMITS)),
+        *(AutoLearner(), GPLearner(), NetworkLearner(), MDNLearner(), GMMLearner(), LinearLearner()),
+        PhysicsLearner(lambda x, u, theta: theta["a"] * x, {"a": 1.0}),
     )
 }
 
@@ -106,7 +115,7 @@ def test_what_must_not_be_more_than_another_field(name, small, large) -> None:
 
 def test_the_path_leads_to_the_field_through_recipes_in_recipes() -> None:
     deep = recipe(algorithm=V15(ICEM(spoiled(Imagination(), "propagation", "ts"))))
-    where = r"^algorithm\.planner\.imagination\.propagation is 'ts'; it must be ts-inf or ts-1\.$"
+    where = r"^algorithm\.planner\.imagination\.propagation is 'ts'; it must be auto or mean or ts-inf or ts-1\.$"
     with pytest.raises(UserError, match=where):
         check(deep)
 

@@ -47,8 +47,8 @@ def test_every_field_of_every_shipped_recipe_has_a_rule():
         (recipe(limit=0), "limit is 0; it must be a whole number, at least 1 .*, or None"),
         (recipe(algorithm=V15(ICEM(samples=0))), r"algorithm\.planner\.samples is 0"),
         (
-            recipe(algorithm=V15(ICEM(elites=129))),
-            r"algorithm\.planner\.elites is 129; it must be at most .*samples.* 128",
+            recipe(algorithm=V15(ICEM(elites=257))),
+            r"algorithm\.planner\.elites is 257; it must be at most .*samples.* 256",
         ),
         (recipe(algorithm=V15(ICEM(kept=11))), r"kept is 11; it must be at most .*elites"),
         (recipe(algorithm=V15(CEM(elites=300))), "elites is 300"),
