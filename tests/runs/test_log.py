@@ -82,7 +82,7 @@ def test_a_seal_that_is_none_is_damage(tmp_path, seal):
         ({"plan_failures": 3}, ["at step 7 no plan of finite cost was found (3 times in this episode)"]),
         (
             {"fit_failed": True},
-            ["the fit at step 7 gave numbers that are not finite; the model from before it is kept"],
+            ["the fit at step 7 gave no model of finite numbers; the model from before it is kept"],
         ),
         ({"fit_dropped": 2}, ["at step 7 2 members of the model were dropped"]),
         ({"plan_failures": 3, "fit_failed": True}, ["no plan of finite cost", "the fit at step 7"]),
