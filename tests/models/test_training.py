@@ -147,8 +147,8 @@ def test_padding_is_never_looked_at(name, count, value) -> None:
 @pytest.mark.parametrize(
     ("n", "m", "sentence"),
     [
-        (2, 2, "the data have actions of size 2 and the model was made for actions of size 1: call init"),
-        (3, 1, "the data have states of size 3 and the model was made for states of size 2: call init"),
+        (2, 2, "the data have actions of size 2, and the model was made for actions of size 1: call init"),
+        (3, 1, "the data have states of size 3, and the model was made for states of size 2: call init"),
     ],
 )
 def test_data_of_another_system_are_refused(name, n, m, sentence) -> None:

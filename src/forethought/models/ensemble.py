@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, PyTree
 from forethought.core import AbstractDynamics, AbstractFitted, AbstractLearner, AbstractPrediction
 from forethought.math.gaussian import DiagonalGaussian, wrapped
 from forethought.models.network import GaussianNetwork, init_network
+from forethought.models.table import need_sizes
 from forethought.models.training import (
     Trained,
     begin,
@@ -24,7 +25,6 @@ from forethought.models.training import (
     holdout_metrics,
     judged,
     mended,
-    need_sizes,
     row_weights,
     scaled_rows,
     with_scalers,

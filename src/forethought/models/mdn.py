@@ -14,6 +14,7 @@ from forethought.math.gaussian import wrapped
 from forethought.math.mixture import MixtureOfGaussians, mixture
 from forethought.models.network import Layer, bounded_variance, copies, ends, init_layers, through
 from forethought.models.scaling import Scaler, feature_count, identity_scaler
+from forethought.models.table import need_sizes
 from forethought.models.training import (
     Trained,
     begin,
@@ -23,7 +24,6 @@ from forethought.models.training import (
     holdout_metrics,
     judged,
     mended,
-    need_sizes,
     row_weights,
     scaled_rows,
     with_scalers,

@@ -12,6 +12,7 @@ from forethought.core import AbstractDynamics, AbstractFitted, AbstractLearner, 
 from forethought.math.gaussian import DiagonalGaussian, wrapped
 from forethought.models.network import Layer, copies, ends, init_layers, through
 from forethought.models.scaling import Scaler, feature_count, identity_scaler
+from forethought.models.table import need_sizes
 from forethought.models.training import (
     Trained,
     begin,
@@ -20,7 +21,6 @@ from forethought.models.training import (
     holdout_metrics,
     judged,
     mended,
-    need_sizes,
     row_weights,
     scaled_rows,
     with_scalers,

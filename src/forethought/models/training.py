@@ -18,7 +18,7 @@ import optax
 from jaxtyping import Bool, Float, Int, PyTree
 
 from forethought.models.scaling import Scaler, features, fit_scaler, targets
-from forethought.types import Array, Dataset, Metrics, RandomKey, Spec, UserError
+from forethought.types import Array, Dataset, Metrics, RandomKey, Spec
 
 ABSURD = 2.0
 """Mean squared error in scaled units, where predicting the mean has 1, up to which a member may be the worst."""
@@ -55,16 +55,6 @@ class Trained(NamedTuple):
 
     members: Any
     optimiser: PyTree
-
-
-def need_sizes(spec: Spec, data: Dataset) -> None:
-    """Raise `UserError` if the data are not of the system that the model is of."""
-    for name, given, wanted in (("states", data.x.shape[1], spec.n), ("actions", data.u.shape[1], spec.m)):
-        if given != wanted:
-            raise UserError(
-                f"the data have {name} of size {given} and the model was made for {name} of size {wanted}: call init "
-                "with the spec of this system."
-            )
 
 
 def scaled_rows(spec: Spec, data: Dataset) -> Rows:
