@@ -97,7 +97,7 @@ def test_risk_adds_the_spread_between_beliefs(risk) -> None:
     problem = drift_problem(Drift(jnp.zeros(())), Position(), 2)
     z = jnp.zeros((1, 2, 1), jnp.float32)
     each = 1000.0 + 3.0 * np.arange(4)
-    value = score(Imagination(particles=4, risk=risk), problem, z, jr.key(0))
+    value = score(Imagination(particles=4, propagation="ts-inf", risk=risk), problem, z, jr.key(0))
     np.testing.assert_allclose(value, each.mean() + risk * each.std(), rtol=1e-6)
 
 

@@ -193,7 +193,7 @@ def test_angles_and_extras() -> None:
     reward, ended = np.cos(x[:, 0]), x[:, 0] > 100.0
     model = fit(x, u, y, LinearLearner(), spec, reward=reward, terminated=ended)[0].model
     found = predict(model, np.array([3.1]), np.array([1.0]))
-    np.testing.assert_allclose(found.mean, [3.4, np.cos(3.1), 0.0], atol=1e-3)
+    np.testing.assert_allclose(found.mean, [3.4 - 2 * np.pi, np.cos(3.1), 0.0], atol=1e-3)
 
 
 @pytest.mark.parametrize("learner", [LinearLearner(), LinearLearner("quadratic"), LinearLearner(waves)])
