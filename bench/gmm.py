@@ -8,20 +8,14 @@ log-likelihood.  The results are compared too.  Beside that, whole fits as a use
 each.  The figures go into results/gmm.json; the status is 1 if the target is missed.  Needs scikit-learn.
 """
 
-# ruff: noqa: E402
-# (cores and threads are chosen before numpy is imported)
 from __future__ import annotations
 
-import os
-import sys
-
-CORE = max(os.sched_getaffinity(0))
-THREADS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-os.sched_setaffinity(0, {CORE})
-os.environ |= THREADS
+from pinned import CORE, THREADS  # isort: split
 
 import argparse
 import json
+import os
+import sys
 import time
 import warnings
 from collections.abc import Callable

@@ -12,27 +12,15 @@ restarts, no curb, and the likelihood reached.  `default`: our own fit with its 
 for exact and sparse (256 inducing points) against n.
 """
 
-# ruff: noqa: E402
-# (cores and threads are chosen before jax is imported)
 from __future__ import annotations
 
+from pinned import CORE, THREADS  # isort: split
+
 import argparse
-import os
-import sys
-
-CORE = int(os.environ.get("BENCH_CORE", max(os.sched_getaffinity(0))))
-THREADS = {
-    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "JAX_PLATFORMS": "cpu",
-}
-os.sched_setaffinity(0, {CORE})  # before jax counts the cores
-os.environ |= THREADS
-
 import json
+import os
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable

@@ -10,27 +10,15 @@ stand beside the wall seconds and tell how quiet it was.  `growth` is the same f
 seconds of the fits; `ensemble` is the default ensemble in the same rounds.
 """
 
-# ruff: noqa: E402
-# (cores and threads are chosen before jax is imported)
 from __future__ import annotations
 
+from pinned import CORE, THREADS  # isort: split
+
 import argparse
-import os
-import sys
-
-CORE = max(os.sched_getaffinity(0))
-THREADS = {
-    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "JAX_PLATFORMS": "cpu",
-}
-os.sched_setaffinity(0, {CORE})  # before jax counts the cores
-os.environ |= THREADS
-
 import dataclasses
 import json
+import os
+import sys
 import time
 from pathlib import Path
 from typing import Any

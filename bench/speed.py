@@ -15,30 +15,18 @@ ratios row by row).  The environment of the peers: pip install torch hydra-core 
 termcolor matplotlib imageio, then pip install --no-deps mbrl (its pins are older than Python 3.11 can install).
 """
 
-# ruff: noqa: E402
-# (cores and threads are chosen before jax is imported)
 from __future__ import annotations
 
+from pinned import CORE, THREADS  # isort: split
+
 import argparse
-import os
-import sys
-
-CORE = max(os.sched_getaffinity(0))
-THREADS = {
-    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "JAX_PLATFORMS": "cpu",
-}
-os.sched_setaffinity(0, {CORE})  # before jax counts the cores
-os.environ |= THREADS
-
 import dataclasses
 import functools
 import itertools
 import json
+import os
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
