@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from learning import STUDIES, Study
 from runner import HERE, RESULTS
+from tables_speed import speed_page
+from text import MISSING, distinct, interval, markdown, number, provenance, read
 
 PAGE = HERE.parent / "docs" / "figures.md"
 BEGIN, END = "<!-- figures: made by bench/tables.py, do not edit -->", "<!-- end of figures -->"
@@ -30,7 +31,6 @@ HEAD = f"""# Figures
 """
 FIRST_SEED = 100
 """Seeds 100, 101, ... are reported; 0 to 9 are for development."""
-MISSING = "*Not measured yet.*"
 
 TITLES = {
     "pendulum-50": "Pendulum-v1 from 50 steps, today's default",
@@ -83,37 +83,11 @@ ABLATION = "ablation-"
 ABLATION_SEEDS = (0, 1, 2, 3)
 
 
-def read(folder: Path) -> dict[str, Any]:
-    """File stem to content, for the JSON files of a folder."""
-    return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
-
-
 def seeds_of(name: str, study: Study, results: Path) -> list[dict[str, Any]]:
     """The reported seeds of a study, in order."""
     found = read(results / name)
     wanted = [str(seed) for seed in range(FIRST_SEED, FIRST_SEED + study.seeds)]
     return [found[seed] for seed in wanted if seed in found]
-
-
-def number(value: float) -> str:
-    """Short, with at least three digits of sense."""
-    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}" if abs(value) >= 0.1 else f"{value:.3g}"
-
-
-def interval(values: Sequence[float]) -> str:
-    """Mean with a 95% bootstrap interval over seeds (percentiles of 10,000 resampled means, fixed random numbers)."""
-    each = np.asarray(values, float)
-    if len(each) < 2:
-        return number(float(each.mean()))
-    picks = np.random.default_rng(0).integers(len(each), size=(10_000, len(each)))
-    low, high = np.percentile(each[picks].mean(axis=1), [2.5, 97.5])
-    return f"{number(float(each.mean()))} [{number(float(low))}, {number(float(high))}]"
-
-
-def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """A table: the first column to the left, the others to the right."""
-    bar = ["---", *["---:"] * (len(head) - 1)]
-    return ["| " + " | ".join(row) + " |" for row in (head, bar, *rows)]
 
 
 def first_solved(runs: Sequence[dict[str, Any]], marks: int) -> list[int | None]:
@@ -245,124 +219,8 @@ def comparison_lines(results: Path) -> list[str]:
     return lines
 
 
-def distinct(values: Iterable[Any]) -> list[str]:
-    """Each value once, in order of appearance."""
-    return list(dict.fromkeys(v if isinstance(v, str) else json.dumps(v, sort_keys=True) for v in values))
-
-
-def provenance(runs: Sequence[dict[str, Any]]) -> list[str]:
-    """Settings, commit and machine; more than one of each where the results are of several."""
-    settings = distinct(run["settings"] for run in runs)
-    commits = distinct(run["commit"][:12] + run["commit"][40:] for run in runs)
-    machines = distinct(describe(run["machine"]) for run in runs)
-    lines = [f"- settings: `{text}`" for text in settings]
-    lines += [f"- commit: {', '.join(commits)}", *(f"- machine: {text}" for text in machines)]
-    if len(settings) > 1:
-        lines.insert(0, "- **the seeds were run with different settings:**")
-    return [*lines, ""]
-
-
-def describe(machine: dict[str, Any]) -> str:
-    """A machine in one line."""
-    return f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}, Python {machine['python']}"
-
-
-def milliseconds(value: float) -> str:
-    """Seconds as text in ms or s."""
-    return f"{1e3 * value:.2f} ms" if value < 1 else f"{value:.2f} s"
-
-
-def met(yes: bool) -> str:
-    """Whether a target is met."""
-    return "met" if yes else "**missed**"
-
-
-def step_lines(title: str, found: dict[str, Any] | None, command: str) -> list[str]:
-    """`control` and `fit`."""
-    lines = [f"### {title}", ""]
-    if found is None:
-        return [*lines, f"{MISSING} `{command}`", ""]
-    row = [milliseconds(found[key]) for key in ("median", "p95", "max", "processor_median", "target")]
-    head = ["", "median", "95th percentile", "worst", "processor, median", "target", ""]
-    count = found.get("steps") or found["runs"]
-    table = markdown(head, [[f"{count} times", *row, met(found["met"])]])
-    return [*lines, *table, "", f"Command: `{command}`", "", *speed_provenance(found)]
-
-
-def speed_provenance(found: dict[str, Any]) -> list[str]:
-    """The same lines as for a study, and how busy the machine was before."""
-    return [*provenance([found])[:-1], f"- load before the measurement: {found['load_before']:.2f}", ""]
-
-
-def peer_lines(found: dict[str, Any] | None) -> list[str]:
-    """`peer`."""
-    command = "python bench/speed.py peer --peer-python PYTHON"
-    lines = ["### One control step at a peer's settings (7 nets of 4x200, CEM 5 x 350, 20 particles, horizon 15)", ""]
-    if found is None:
-        return [*lines, f"{MISSING} `{command}`", ""]
-    names = {"forethought": "Forethought", "eager": "eager PyTorch, the same computation", "mbrl": "mbrl-lib"}
-    rows = []
-    for who, name in names.items():
-        about = found["peers"].get(who)
-        if who not in found["seconds"]:
-            rows.append([name, str(about), "", "", ""])
-            continue
-        version = "" if about is None else f" ({'mbrl ' + about['mbrl'] + ', ' if who == 'mbrl' else ''}"
-        version += "" if about is None else f"torch {about['torch']})"
-        ratio = found["ratio"].get(who)
-        row = [name + version, milliseconds(found["seconds"][who]), milliseconds(found["processor_seconds"][who])]
-        if ratio is None:
-            rows.append([*row, "1", ""])
-            continue
-        goal = f"2: {met(found['met']['mbrl'])}" if who == "mbrl" else "about 1 expected"
-        rows.append([*row, f"{ratio['median']:.2f} [{ratio['least']:.2f}, {ratio['most']:.2f}]", goal])
-    head = ["", "median", "processor, median", "times our time, median [least, most]", "target"]
-    peak, share = found["peak_gigaflops"], found["fraction_of_peak"]
-    lines += [*markdown(head, rows), ""]
-    lines += [
-        f"Matrix products of the step: {found['gigaflops']:.0f} GFLOP/s, {100 * share:.0f}% of the core's measured "
-        f"float32 peak (target 65%: {met(found['met']['fraction_of_peak'])}; the peak is a product of two 2000 x 2000 "
-        f"matrices: jax {peak['jax']:.0f}, NumPy {peak['numpy']:.0f} GFLOP/s; 7 products of 1000 x 200 x 200 reach "
-        f"{peak['jax_by_shape']['1000x200x200']:.0f}).",
-        "",
-    ]
-    words = {name: name.replace("_", " ") for name in found["parts"]}
-    parts = [[words[name], f"{part['gigaflops']:.0f}"] for name, part in found["parts"].items()]
-    lines += [*markdown(["one iteration of CEM, what of it is computed", "GFLOP/s"], parts), ""]
-    return [*lines, f"Command: `{command}`", "", *speed_provenance(found)]
-
-
-def cold_lines(found: dict[str, Any] | None) -> list[str]:
-    """`coldstart`."""
-    command = "python bench/coldstart.py"
-    lines = ["### From the start of a process to a trained Pendulum controller (300 steps)", ""]
-    if found is None:
-        return [*lines, f"{MISSING} `{command}`", ""]
-    names = {"cold": "empty compilation cache", "warm": "with the cache"}
-    rows = [
-        [name, f"{found['median'][key]:.1f} s", f"{found['target'][key]:.0f} s", met(found["met"][key])]
-        for key, name in names.items()
-    ]
-    lines += [*markdown(["", "median", "target", ""], rows), ""]
-    stages = {
-        "import_jax": "import jax",
-        "import_rest": "import the rest",
-        "trace": "trace",
-        "lower": "lower",
-        "compile_or_load": "compile, or load from the cache",
-        "run": "run",
-        "interpreter_and_exit": "interpreter and exit",
-        "process": "together",
-    }
-    rows = [[name, *(f"{found['parts'][case][key]:.2f}" for case in names)] for key, name in stages.items()]
-    rows.append(["programs compiled", *(str(found["parts"][case]["programs"]) for case in names)])
-    lines += [*markdown(["one more process, s", *names.values()], rows), ""]
-    return [*lines, f"Command: `{command}`", "", *speed_provenance(found)]
-
-
 def page(results: Path) -> str:
     """All between the markers."""
-    speed = read(results / "speed")
     lines = [
         "## Learning",
         "",
@@ -377,12 +235,7 @@ def page(results: Path) -> str:
             lines += study_lines(name, study, results)
     lines += comparison_lines(results)
     lines += ablation_lines(results)
-    lines += ["## Speed", "", "Warm, one core, without compilation, unless a table says otherwise.", ""]
-    step = "One control step of the default v1.5 on Pendulum-v1"
-    lines += step_lines(step, speed.get("control"), "python bench/speed.py control")
-    steps = "500 gradient steps of the default ensemble on 400 rows"
-    lines += step_lines(steps, speed.get("fit"), "python bench/speed.py fit")
-    lines += [*peer_lines(speed.get("peer")), *cold_lines(speed.get("coldstart"))]
+    lines += speed_page(results)
     return "\n".join(lines).rstrip() + "\n"
 
 
