@@ -196,8 +196,9 @@ def test_fast_arithmetic_changes_a_function_by_less_than_its_noise(kind) -> None
     change = jax.jit(jax.vmap(lambda x, u: one.predict(x, u, ZERO).mean))(x, u) - x
     error = np.abs(np.asarray(change, float) - np.asarray(jax.vmap(slow)(x, u)))
     assert np.abs(np.asarray(one.path.weights)).sum() > 1e3 * np.asarray(model.outputs.std).max()
-    assert np.all(error < 1e-3 * np.asarray(model.signal * model.outputs.std) + 3e-7)
-    assert np.all(np.sqrt(np.mean(error**2, axis=0)) < 0.05 * np.asarray(model.noise * model.outputs.std) + 1e-7)
+    typical, height = np.sqrt(np.mean(error**2, axis=0)), np.asarray(model.signal * model.outputs.std)
+    assert np.all(typical < 0.2 * np.asarray(model.noise * model.outputs.std))
+    assert np.all(typical < 1e-6 * height + 1e-7), "float32 waves, and nothing worse"
 
 
 def test_a_function_has_the_derivative_that_differences_say(quiet) -> None:

@@ -1,9 +1,12 @@
 """Hyperparameters of a Gaussian process: the most probable ones, by L-BFGS from several starts.
 
 Inputs and targets are in scaled units (standard deviation 1).  What is minimised is the negative log likelihood plus
-PILCO's curb, sum_d (log l_d / log 100)^30 + ((log s - log sigma) / log 1000)^30: flat inside, a wall at length-scales
-of 1/100 and 100 and at a ratio of signal to noise of 1000.  It keeps K away from singular matrices and predictions away
-from a certainty that no few rows can justify.
+PILCO's curb, sum_d (log l_d / log 100)^30 + ((log s - log sigma) / log 1e5)^30: flat inside, a wall at length-scales
+of 1/100 and 100 and at a ratio of signal to noise of 1e5.  It keeps K away from singular matrices.  PILCO's own ratio is
+1000.  But what a simulator says without noise is smoother than that: with a large signal and long length-scales the
+process extends polynomials beyond the data, which a wall at 1000 forbids.  On Pendulum-v1 from 50 random steps that
+made the difference between 8 and 10 solved of the 10 development seeds (from 30 steps: 2 of 4, and 8 of 10).  In
+float64 variances are exact to about 1e-13 of the signal's, still far below the noise's 1e-10.
 
 Deisenroth & Rasmussen, "PILCO", ICML 2011, and its published code.
 """
@@ -31,7 +34,7 @@ Status = Literal["converged", "iteration limit", "stalled", "failed"]
 
 POWER = 30
 LENGTH_RANGE = np.log(100.0)
-RATIO_RANGE = np.log(1000.0)
+RATIO_RANGE = np.log(1e5)
 LIMIT = np.log(1e4)
 """No logarithm of a length-scale or of the signal leaves [-LIMIT, LIMIT]; that of the noise may be as low as twice."""
 WALL = 1e10
