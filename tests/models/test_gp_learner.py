@@ -96,6 +96,17 @@ def test_it_predicts_what_it_has_not_seen() -> None:
     np.testing.assert_allclose(metrics["noise"], [0.003, 0.003], rtol=0.4)
 
 
+def test_a_motion_without_noise_is_known_beyond_the_data() -> None:
+    """A product seen in one corner: what a wall of signal to noise at 1000 hides."""
+    random = np.random.default_rng(0)
+    law = lambda x, u: x + np.stack([0.1 * x[:, 1] * x[:, 0], 0.2 * x[:, 0] + 0.1 * u[:, 0]], axis=1)
+    x, u = random.uniform(-0.5, 0.5, (60, 2)), random.uniform(-1, 1, (60, 1))
+    model = refit(GPLearner(), fresh(GPLearner()), (x, u, law(x, u)))[0].model
+    far, push = np.array([[1.0, 1.0], [-1.0, 1.0]]), np.ones((2, 1))
+    found = jax.vmap(lambda x, u: model.predict(x, u, jnp.int32(0)).mean)(far, push)
+    np.testing.assert_allclose(found, law(far, push), atol=0.01)
+
+
 def test_hyperparameters_are_chosen_again_after_so_many_rows() -> None:
     learner = dataclasses.replace(FAST, refit_every=20)
     first, _ = refit(learner, fresh(learner), rows(30))

@@ -2,11 +2,12 @@
 
 Inputs and targets are in scaled units (standard deviation 1).  What is minimised is the negative log likelihood plus
 PILCO's curb, sum_d (log l_d / log 100)^30 + ((log s - log sigma) / log 1e5)^30: flat inside, a wall at length-scales
-of 1/100 and 100 and at a ratio of signal to noise of 1e5.  It keeps K away from singular matrices.  PILCO's own ratio is
-1000.  But what a simulator says without noise is smoother than that: with a large signal and long length-scales the
-process extends polynomials beyond the data, which a wall at 1000 forbids.  On Pendulum-v1 from 50 random steps that
-made the difference between 8 and 10 solved of the 10 development seeds (from 30 steps: 2 of 4, and 8 of 10).  In
-float64 variances are exact to about 1e-13 of the signal's, still far below the noise's 1e-10.
+of 1/100 and 100 and at a ratio of signal to noise of 1e5.  It keeps K away from singular matrices: in float64 variances
+are exact to about 1e-14 of the signal's, far below the least noise's 1e-10.
+
+PILCO's own ratio is 1000.  But a simulator without noise is smoother than that: with a large signal and long
+length-scales a process extends polynomials beyond the data, which a wall at 1000 forbids.  On Pendulum-v1 from 50
+random steps that made the difference between 8 and 10 solved of the 10 development seeds.
 
 Deisenroth & Rasmussen, "PILCO", ICML 2011, and its published code.
 """
