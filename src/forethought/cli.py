@@ -244,8 +244,10 @@ def diagnose(argv: list[str]) -> int:
     own = None if asked.experiment is None else read_file(asked.experiment)
     run = open_run(path, Named(asked.task, own, None, env), strict=asked.strict)
     found = diagnose_run(run, asked.held_out, asked.fresh, asked.horizon)
-    print_json(found) if asked.json else print(text(found))
-    write(run, found)
+    try:
+        print_json(found) if asked.json else print(text(found))
+    finally:  # also where nobody reads all that is printed
+        write(run, found)
     return 0
 
 

@@ -223,7 +223,8 @@ def test_bands_and_likelihood_across_the_turn() -> None:
     found = judged(Turned(0.1), [as_trajectory(seen, seen, seen)], spec=Spec(1, 1, angles=(0,)), scale=np.ones(1))
     assert found["ahead"][0]["coverage"]["50"]["share"] == 1.0
     expected = stats.norm(0.0, 0.1).logpdf(0.02)
-    np.testing.assert_allclose(found["ahead"][0]["log_likelihood"], expected, rtol=1e-3)
+    # half of the density has the variance of 79 samples
+    np.testing.assert_allclose(found["ahead"][0]["log_likelihood"], expected, atol=0.02)
     np.testing.assert_allclose(found["one_step"]["aleatoric"], 0.1, rtol=0.05)
     assert found["one_step"]["bias"][0] == pytest.approx(0.02, rel=1e-3)
 
@@ -267,10 +268,10 @@ def test_persistence_by_hand(true_model) -> None:
 
 
 def test_the_likelihood_is_the_closed_form(true_model) -> None:
-    """One step ahead exactly; five steps ahead a mixture over rollouts, close to the Gaussian that it samples."""
+    """But for the sampling error of its smooth half; five steps ahead of all of it."""
     exact = lambda x, u, y: stats.norm(M @ x + B @ u, SIGMA).logpdf(y).sum()
     each = [exact(e.x[i], e.u[i], e.y[i]) for e in EPISODES for i in range(0, e.length, 4)]
-    assert true_model["ahead"][0]["log_likelihood"] == pytest.approx(np.mean(each), rel=1e-4)
+    assert true_model["ahead"][0]["log_likelihood"] == pytest.approx(np.mean(each), abs=0.02)
     covariance = sum(
         np.linalg.matrix_power(M, k) @ np.diag(SIGMA**2) @ np.linalg.matrix_power(M, k).T for k in range(5)
     )
@@ -282,6 +283,15 @@ def test_the_likelihood_is_the_closed_form(true_model) -> None:
                 x = M @ x + B @ u
             far.append(stats.multivariate_normal(x, covariance).logpdf(e.y[i + 4]))
     assert true_model["ahead"][4]["log_likelihood"] == pytest.approx(np.mean(far), abs=0.1)
+
+
+def test_the_likelihood_of_much_doubt_and_little_noise_is_no_artefact_of_sampling() -> None:
+    """Beliefs are needles, a thousandth of their distance wide: what happened lies between them, and is likely."""
+    doubt = np.array([0.5, 0.3])
+    found = judged(noisy(doubt=doubt, sigma=1e-3 * doubt))
+    exact = lambda x, u, y: stats.norm(M @ x + B @ u, doubt).logpdf(y).sum()
+    each = [exact(e.x[i], e.u[i], e.y[i]) for e in EPISODES for i in range(0, e.length, 4)]
+    assert found["ahead"][0]["log_likelihood"] == pytest.approx(np.mean(each) - np.log(2), abs=0.3)
 
 
 def test_a_certain_model_has_no_doubt(true_model) -> None:

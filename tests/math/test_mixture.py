@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from forethought.math.gaussian import DiagonalGaussian
+from forethought.math.gaussian import DiagonalGaussian, wrapped
 from forethought.math.mixture import MixtureOfGaussians
 
 KINDS = ["diagonal", "full"]
@@ -136,3 +136,20 @@ def test_no_solver_is_called_for_a_sample(kind) -> None:
     m = mixture(kind)
     text = jax.jit(jax.vmap(m.sample)).lower(jr.split(jr.key(0), 8)).compile().as_text()
     assert "custom-call" not in (text or "")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_modes_of_an_angle_more_than_half_a_turn_apart_keep_their_density(kind) -> None:
+    """Either side of pi: with the turn nearest to the mean of all, the smaller one would have next to none."""
+    factors = jnp.full((2, 1), 0.1) if kind == "diagonal" else jnp.full((2, 1, 1), 0.1)
+    both = MixtureOfGaussians(jnp.log(jnp.asarray([0.9, 0.1])), jnp.asarray([[-2.5], [2.5]]), factors)
+    said = wrapped(both, (0,))
+    at = np.linspace(-np.pi, np.pi, 4001)
+    density = np.exp(jax.vmap(lambda a: said.log_prob(a[None]))(jnp.asarray(at)))
+    np.testing.assert_allclose(np.trapezoid(density, at), 1.0, rtol=1e-4)
+    np.testing.assert_allclose(
+        said.log_prob(jnp.asarray([2.5])), np.log(0.1) - np.log(0.1 * np.sqrt(2 * np.pi)), rtol=1e-4
+    )
+    np.testing.assert_allclose(
+        said.log_prob(jnp.asarray([2.5 - 2 * np.pi])), said.log_prob(jnp.asarray([2.5])), rtol=1e-4
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -98,9 +100,9 @@ def test_poor_data_give_a_finite_model(name, case) -> None:
     assert not same(fitted, BEGUN[name])
 
 
-def spoilt(which: int, value: float):
+def spoilt(which: int, value: float, where: slice = slice(None)):
     given = [v.copy() for v in rows(30)]
-    given[which][7, 0] = value
+    given[which][where, 0] = value
     return given
 
 
@@ -117,6 +119,33 @@ def test_data_that_are_no_numbers_fail_and_the_old_model_stays(name, which, valu
     again, metrics = learner.fit(after, as_dataset(SPEC, as_trajectory(*rows(30))), jr.key(3))
     assert not bool(metrics["failed"])
     assert not same(again, good)
+
+
+@each_learner
+@pytest.mark.parametrize("value", [np.nan, 1e300])
+@pytest.mark.parametrize("which", [0, 1, 2], ids=["state", "action", "next"])
+def test_one_row_that_is_no_number_is_left_out(name, which, value) -> None:
+    """As if it had not been: nothing of it is in the scalers either."""
+    learner, seen = LEARNERS[name], []
+    for bad in (value, -value):
+        data = as_dataset(SPEC, as_trajectory(*spoilt(which, bad, slice(7, 8))))
+        after, metrics = learner.fit(BEGUN[name], data, jr.key(1))
+        assert not bool(metrics["failed"])
+        assert int(metrics["left_out"]) == 1
+        assert everything_finite(after, np.zeros(2), np.zeros(1), np.zeros(2))
+        seen.append(after)
+    assert same(*seen)
+
+
+@each_learner
+def test_what_moves_by_tiny_amounts_is_learned(name) -> None:
+    """In units in which states are 1e-9: errors and spread are of their size, as in any other unit."""
+    x, u, y = rows(200)
+    learner = dataclasses.replace(LEARNERS[name], gradient_steps=300)
+    fitted, _ = learner.fit(BEGUN[name], as_dataset(SPEC, as_trajectory(1e-9 * x, u, 1e-9 * y)), jr.key(1))
+    found = jax.vmap(lambda x, u: fitted.model.predict(x, u, ZERO).mean)(*(v.astype(np.float32) for v in (1e-9 * x, u)))
+    error = np.asarray(found, float) * 1e9 - y
+    assert np.sqrt(np.mean(error**2)) < 0.5 * np.std(y - x)
 
 
 @each_learner

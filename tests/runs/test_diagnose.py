@@ -99,7 +99,7 @@ def test_fresh_episodes_judge_the_saved_model(original, found) -> None:
     assert (other["mode"], other["training_steps"], other["judged_steps"]) == ("fresh", 30, 20)
     assert other["starts_of_episodes"] == [1000, 1001]
     assert other["one_step"]["error"] != found["one_step"]["error"]
-    assert "the saved model, judged on 20 steps in 2 episodes" in text(other)
+    assert "the saved Ensemble, judged on 20 steps in 2 episodes" in text(other)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,9 @@ def test_a_table_that_ends_in_sentences(capsys, run) -> None:
     answer = call(capsys, "diagnose", run, "--horizon", "4")
     assert answer.status == 0
     said = answer.out.splitlines()
-    first = "pendulum, v1.5: a model fitted anew to the first 20 steps, judged on the rest, 10 steps in 1 episode."
+    first = (
+        "pendulum, v1.5: its Ensemble, fitted anew to the first 20 steps, judged on the rest, 10 steps in 1 episode."
+    )
     assert said[0] == first
     head = next(i for i, line in enumerate(said) if line.lstrip().startswith("steps"))
     assert [line.split()[0] for line in said[head + 1 : head + 4]] == ["1", "2", "4"]

@@ -84,6 +84,10 @@ def test_a_seal_that_is_none_is_damage(tmp_path, seal):
             {"fit_failed": True},
             ["the fit at step 7 gave no model of finite numbers; the model from before it is kept"],
         ),
+        (
+            {"fit_failed": True, "fit_says": "There are no rows."},
+            ["the fit at step 7 failed; the model from before it is kept. There are no rows."],
+        ),
         ({"fit_dropped": 2}, ["at step 7 2 members of the model were dropped"]),
         ({"plan_failures": 3, "fit_failed": True}, ["no plan of finite cost", "the fit at step 7"]),
     ],

@@ -27,6 +27,8 @@ def check_model(learner: AbstractLearner, spec: Spec | None = None) -> None:
         data = [_linear_data(case, rows) for rows in (40, 50)]
         begun = attempt(f"{name}.init", lambda c=case, k=k_init: learner.init(c, k))
         expect(isinstance(begun, AbstractFitted), f"{name}.init returned {said(begun)}; expected an AbstractFitted")
+        # A run is read back by asking for the shapes first: a stranger's recipe may be of any size.
+        attempt(f"{name}.init under jax.eval_shape", lambda c=case: eqx.filter_eval_shape(learner.init, c, jr.key(0)))
         fitted = _fit(name, learner, begun, data[0], k_fit)
         require_same_tree(f"{name}.fit", fitted, begun, "what init returned")
         _same_fit(name, learner, begun, fitted, data[0], k_fit)

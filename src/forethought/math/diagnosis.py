@@ -40,12 +40,12 @@ class Model(NamedTuple):
 def data_scale(x: np.ndarray) -> np.ndarray:
     """The standard deviation of each component of states [T n]; 1 for one that does not vary, or without states.
 
-    A standard deviation below 1e-6 of the largest magnitude (or 1e-8) is rounding error, not variation.
+    A standard deviation below 1e-6 of the largest magnitude is rounding error, not variation.
     """
     if len(x) == 0:
         return np.ones(x.shape[1])
     std, size = x.std(axis=0), np.abs(x).max(axis=0)
-    return np.where(std > np.maximum(1e-6 * size, 1e-8), std, 1.0)
+    return np.where(std > 1e-6 * size, std, 1.0)
 
 
 def root_mean_square(error: np.ndarray, axis: Any = None) -> Any:

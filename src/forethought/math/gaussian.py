@@ -12,6 +12,7 @@ from jaxtyping import Float
 
 from forethought.core import AbstractPrediction
 from forethought.math.angles import wrap_components
+from forethought.math.mixture import MixtureOfGaussians
 from forethought.types import Array, RandomKey, Scalar
 
 P = TypeVar("P", bound=AbstractPrediction)
@@ -37,8 +38,8 @@ class DiagonalGaussian(AbstractPrediction):
 class Wrapped(AbstractPrediction):
     """A prediction whose components at the indices `angles` are angles on [-pi, pi).  Made by `wrapped`.
 
-    Its density is that of the turn nearest to the unwrapped mean: log p(m + wrap(y - m)).  That is the density on the
-    circle as long as the spread is small against a turn.
+    Its density is that of the turn nearest to the unwrapped mean, log p(m + wrap(y - m)); in a mixture, nearest to the
+    mean of each component.  That is the density on the circle as long as the spread is small against a turn.
     """
 
     mean: Float[Array, " k"]
@@ -57,6 +58,8 @@ class Wrapped(AbstractPrediction):
 
     def log_prob(self, y: Float[Array, " k"]) -> Scalar:
         """log p(y | x, u) in nats, the same for every turn that y is given in."""
+        if isinstance(self.unwrapped, MixtureOfGaussians):
+            return self.unwrapped.log_prob(y, self.angles)
         off = wrap_components(y - self.unwrapped.mean, self.angles)
         # Where nothing is wrapped y goes in as it came: mean + (y - mean) would round it.
         angle = jnp.zeros(y.shape, bool).at[jnp.asarray(self.angles)].set(True)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Float
 
 from forethought.core import AbstractPrediction
+from forethought.math.angles import wrap_components
 from forethought.types import Array, RandomKey, Scalar
 
 
@@ -57,13 +60,17 @@ class MixtureOfGaussians(AbstractPrediction):
         noise = jr.normal(k_noise, mean.shape, mean.dtype)
         return mean + (factor * noise if self._diagonal else jnp.sum(factor * noise, axis=-1))
 
-    def log_prob(self, y: Float[Array, " k"]) -> Scalar:
+    def log_prob(self, y: Float[Array, " k"], angles: Sequence[int] = ()) -> Scalar:
         """log sum_k exp(log w_k + log N(y; means_k, L_k L_k^T)), by log-sum-exp."""
-        return jax.scipy.special.logsumexp(self.log_weights + self.component_log_prob(y))
+        return jax.scipy.special.logsumexp(self.log_weights + self.component_log_prob(y, angles))
 
-    def component_log_prob(self, y: Float[Array, " k"]) -> Float[Array, " K"]:
-        """log N(y; means_k, L_k L_k^T) of each: -1/2 |L_k^-1 (y - means_k)|^2 - log det L_k - k/2 log 2 pi."""
-        away = y - self.means
+    def component_log_prob(self, y: Float[Array, " k"], angles: Sequence[int] = ()) -> Float[Array, " K"]:
+        """log N(y; means_k, L_k L_k^T) of each: -1/2 |L_k^-1 (y - means_k)|^2 - log det L_k - k/2 log 2 pi.
+
+        Components of y at the indices `angles` are taken in the turn that is nearest to each mean: modes may be further
+        than half a turn apart.
+        """
+        away = jax.vmap(lambda mean: wrap_components(y - mean, angles))(self.means)
         if self._diagonal:
             z, scale = away / self.factors, self.factors
         else:

@@ -121,6 +121,10 @@ class AutoLearner(AbstractLearner[FittedAuto]):
             metrics["says"] = self._sentence(fitted, count, gave_way=gave_way and choice, refused=refused)
         return fitted, metrics
 
+    def chosen(self, fitted: FittedAuto) -> AbstractLearner:
+        """Whoever made the model of that state."""
+        return self.ensemble if bool(fitted.choice) else self.gp
+
     def _rehearsed(self, fitted: FittedAuto, data: Dataset, key: RandomKey) -> FittedAuto:
         """After a fit of both to the first four fifths of the rows, where a run begins with many: the last fifth are
         then the new ones."""

@@ -18,7 +18,7 @@ from forethought.math.finite import need_x64
 from forethought.math.gaussian import wrapped
 from forethought.math.mixture import MixtureOfGaussians
 from forethought.models.scaling import Scaler, feature_count, features
-from forethought.models.table import generator, identity, standard, table
+from forethought.models.table import generator, standard, table
 from forethought.types import Action, Array, Dataset, Metrics, RandomKey, Scalar, Spec, State, Time
 
 
@@ -143,8 +143,10 @@ class GMMLearner(AbstractLearner[FittedGMM]):
         del key
         d = feature_count(spec) + spec.outputs
         joint = Joint(np.zeros(1), np.zeros((1, d)), np.eye(d)[None])
-        scalers = identity(feature_count(spec)), identity(spec.outputs)
-        return FittedGMM(conditioned(joint, spec, scalers, self.components))
+        # Of NumPy: what is traced to learn shapes must not meet the arithmetic below.
+        scalers = (Scaler(np.zeros(size), np.ones(size)) for size in (feature_count(spec), spec.outputs))
+        blank = conditioned(joint, spec, tuple(scalers), self.components)
+        return FittedGMM(jax.tree.map(jnp.asarray, blank))
 
     def fit(self, fitted: FittedGMM, data: Dataset, key: RandomKey) -> tuple[FittedGMM, Metrics]:
         """Fit to the usable rows.
@@ -155,8 +157,9 @@ class GMMLearner(AbstractLearner[FittedGMM]):
         spec = fitted.model.spec
         found = table(spec, data)
         count = len(found.z)
-        if count < found.z.shape[1] + 2:
-            return fitted, {"failed": True, "left_out": found.left_out}
+        if count < (least := found.z.shape[1] + 2):
+            says = f"A Gaussian mixture of {least - 2} features needs {least} rows of data, and there are {count}."
+            return fitted, {"failed": True, "left_out": found.left_out, "says": says}
         inputs, outputs = standard(found.z), standard(found.y, 1e-12)
         scale = lambda values, by: (values - np.asarray(by.mean)) / np.asarray(by.std)
         points = np.concatenate([scale(found.z, inputs), scale(found.y, outputs)], axis=1)

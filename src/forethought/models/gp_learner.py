@@ -43,6 +43,13 @@ STATUSES = ("converged", "stalled", "iteration limit", "failed")
 """Of a search for hyperparameters, from good to bad."""
 Scalers = tuple[Scaler, Scaler]
 """Of inputs and targets."""
+REASONS = {
+    "no rows": "there is no row of credible numbers",
+    "no likelihood": "no hyperparameters have a finite likelihood",
+    "no positive definite matrix": "no amount of jitter makes the matrix of its rows positive definite",
+    "numbers beyond all bounds": "its numbers are beyond all bounds",
+}
+"""Why a fit has failed."""
 APPEND_FROM = 256
 """Room for rows from which on new ones are appended to an exact posterior: in less, to condition afresh is as fast."""
 
@@ -127,11 +134,15 @@ class GPLearner(AbstractLearner[FittedGP]):
         Fits in between keep the scalers and hyperparameters, and append new rows to the posterior of the old ones: with
         3 outputs and 20 new rows a fit then takes 31 ms instead of 36 at 200 rows, and 41 instead of 77 at 500.  Rows
         with numbers that are not credible are left out.  A fit that cannot be done (no rows, a matrix that no jitter
-        makes positive definite, numbers beyond all bounds) has `failed`: the model stays, and `status` tells why.
+        makes positive definite, numbers beyond all bounds) has `failed`: the model stays, `status` tells why, and
+        `says` in a sentence.
         """
         need_x64("The Gaussian process")
         with one_thread():
-            return self._fit(fitted, data, key)
+            fitted, metrics = self._fit(fitted, data, key)
+        if metrics["failed"]:
+            metrics["says"] = f"The Gaussian process could not be fitted: {REASONS[metrics['status']]}."
+        return fitted, metrics
 
     def _fit(self, fitted: FittedGP, data: Dataset, key: RandomKey) -> tuple[FittedGP, Metrics]:
         before, chosen = fitted.model, int(fitted.chosen)
@@ -148,7 +159,7 @@ class GPLearner(AbstractLearner[FittedGP]):
         if due:
             hyper, found = self._search(rows, hyper if chosen else None, k_search)
             metrics |= found
-        grown = None if due else _appended(self.kernel, fitted, hyper, rows, raw)
+        grown = None if due or not self._exact(len(rows.z)) else _appended(self.kernel, fitted, hyper, rows, raw)
         model, posterior = self._condition(Choice(before.spec, scalers, hyper), rows, grown, k_draw)
         new = 0 if grown is None else len(rows.z) - int(fitted.conditioned)
         metrics |= {"distinct": len(rows.z), "appended": new, **_summary(model, posterior)}

@@ -33,14 +33,15 @@ def identity_scaler(k: int) -> Scaler:
 def fit_scaler(values: Float[Array, "C k"], use: Bool[Array, " C"]) -> Scaler:
     """Mean and standard deviation of the rows in use, computed in the dtype of the values, stored as float32.
 
-    A standard deviation below 1e-6 of the largest magnitude (or 1e-8) is rounding error, not variation.
+    A standard deviation below 1e-6 of the largest magnitude is rounding error, not variation.  There is no smallest
+    magnitude: what moves by 1e-9 in its units moves.
     """
     weight = use.astype(values.dtype)[:, None]
     total = jnp.maximum(jnp.sum(weight), 1.0)
     mean = jnp.sum(weight * values, axis=0) / total
     std = jnp.sqrt(jnp.sum(weight * (values - mean) ** 2, axis=0) / total)
     size = jnp.max(jnp.where(use[:, None], jnp.abs(values), 0.0), axis=0)
-    std = jnp.where(std > jnp.maximum(1e-6 * size, 1e-8), std, 1.0)
+    std = jnp.where(std > 1e-6 * size, std, 1.0)
     return Scaler(mean.astype(jnp.float32), std.astype(jnp.float32))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -37,12 +37,14 @@ def need_sizes(spec: Spec, data: Dataset) -> None:
             )
 
 
-def usable(data: Dataset, extras: int) -> np.ndarray:
-    """Which rows [C] are no padding and have nothing but credible numbers."""
-    parts = [data.x, data.u, data.y, *([np.asarray(data.reward)[:, None]] if extras else [])]
-    with np.errstate(invalid="ignore"):
-        sound = np.all([np.all(np.abs(np.asarray(part)) <= LARGEST, axis=1) for part in parts], axis=0)
-    return sound & (np.arange(data.capacity) < int(data.count))
+def usable(data: Dataset, extras: int, xp: Any = np) -> Any:
+    """Which rows [C] are no padding and have nothing but credible numbers; xp is numpy or jax's."""
+    sound = xp.arange(data.capacity) < data.count
+    for part in (data.x, data.u, data.y, *([data.reward] if extras else [])):
+        row = xp.abs(xp.asarray(part)).reshape(data.capacity, -1)
+        with np.errstate(invalid="ignore"):
+            sound = sound & xp.all(row <= LARGEST, axis=1)
+    return sound
 
 
 def table(spec: Spec, data: Dataset) -> Table:

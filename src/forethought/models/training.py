@@ -18,6 +18,7 @@ import optax
 from jaxtyping import Bool, Float, Int, PyTree
 
 from forethought.models.scaling import Scaler, features, fit_scaler, targets
+from forethought.models.table import usable
 from forethought.types import Array, Dataset, Metrics, RandomKey, Spec
 
 ABSURD = 2.0
@@ -45,9 +46,11 @@ class Rows(NamedTuple):
     z: Float[Array, "C f"]
     y: Float[Array, "C k"]
     use: Bool[Array, " C"]
-    """Which rows are no padding."""
+    """Which rows are no padding and have nothing but credible numbers."""
     inputs: Scaler
     outputs: Scaler
+    left_out: Int[Array, ""]
+    """How many rows are not credible."""
 
 
 class Trained(NamedTuple):
@@ -59,16 +62,16 @@ class Trained(NamedTuple):
 
 def scaled_rows(spec: Spec, data: Dataset) -> Rows:
     """Features and targets of all rows, in the units of scalers that are fitted to the rows in use."""
-    use = jnp.arange(data.capacity) < data.count
+    use = usable(data, spec.extras, jnp)
     extras = jnp.stack([data.reward, data.terminated.astype(data.reward.dtype)], axis=1)[:, : spec.extras]
     raw_in = jax.vmap(lambda x, u: features(spec, x, u))(data.x, data.u)
     raw_out = jax.vmap(lambda x, y, e: targets(spec, x, y, e))(data.x, data.y, extras)
-    # Whatever lies in the padding: even 0 times NaN is not 0.
+    # Whatever lies in the rest: even 0 times NaN is not 0.
     raw_in, raw_out = (jnp.where(use[:, None], v, 0.0) for v in (raw_in, raw_out))
     inputs, outputs = fit_scaler(raw_in, use), fit_scaler(raw_out, use)
     z = jax.vmap(inputs.scale)(raw_in).astype(jnp.float32)
     y = jax.vmap(outputs.scale)(raw_out).astype(jnp.float32)
-    return Rows(z, y, use, inputs, outputs)
+    return Rows(z, y, use, inputs, outputs, jnp.asarray(data.count, jnp.int32) - jnp.sum(use, dtype=jnp.int32))
 
 
 def with_scalers(members: T, rows: Rows, count: int) -> T:
@@ -156,9 +159,11 @@ def decay(layers: tuple[Any, ...]) -> Float[Array, ""]:
 def holdout_metrics(
     square: Float[Array, "E C"], nll: Float[Array, "E C"], rows: Rows, weight: Float[Array, "C E"]
 ) -> Metrics:
-    """Squared error and negative log-likelihood per member on rows that it never saw, in scaled units."""
+    """Squared error and negative log-likelihood per member on rows that it never saw, in scaled units; and how many
+    rows nobody saw, as they are not credible."""
     unseen = rows.use[:, None] & (weight == 0.0)
-    return {"holdout_mse": average(square, unseen), "holdout_nll": average(nll, unseen)}
+    errors = {"holdout_mse": average(square, unseen), "holdout_nll": average(nll, unseen)}
+    return errors | {"left_out": rows.left_out}
 
 
 def average(value: Float[Array, "E C"], rows: Bool[Array, "C E"]) -> Float[Array, " E"]:

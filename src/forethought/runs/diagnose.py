@@ -13,6 +13,7 @@ from forethought.math.dataset import append, empty, rows
 from forethought.math.diagnosis import Model, data_scale
 from forethought.math.finite import nan_appeared
 from forethought.math.judgement import judge
+from forethought.models.auto import AutoLearner
 from forethought.planners.mpc import MPC, PlanOnce
 from forethought.runs.diagnosis_text import sentences
 from forethought.runs.directory import strict
@@ -64,6 +65,7 @@ def diagnose_run(run: OpenRun, held_out: float = 0.2, fresh: int | None = None, 
         "run": str(run.directory.path),
         "task": run.task.name,
         "algorithm": algorithm_name(run.algorithm),
+        "model": type(model).__name__,
         **about,
         "training_steps": len(seen),
         "judged_steps": steps,
@@ -103,6 +105,8 @@ def _fitted_anew(run: OpenRun, share: float) -> tuple[AbstractDynamics, Dataset,
         raise UserError(
             f"{name} has no field `learner` that could be fitted anew: give --fresh N to judge its model as it is."
         )
+    if isinstance(learner, AutoLearner):  # with fewer rows it might choose otherwise
+        learner = learner.chosen(run.state.fitted)
     parts = hold_out(run.state.data, share, str(run.directory.path))
     key = jr.fold_in(jr.key(run.experiment.seed), SEED)
     before = fitted = learner.init(run.task.spec, key)

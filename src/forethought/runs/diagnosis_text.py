@@ -41,7 +41,9 @@ def _beats(found: Found) -> Iterator[str]:
     certain = [value(a["wins"]["low"]) > 0.5 or value(a["wins"]["high"]) < 0.5 for a in ahead]
     wins = [value(a["error"]) < value(a["persistence"]) for a in ahead]
     last = ahead[-1]["steps"]
-    if even is None or not any(certain):
+    if all(value(a["persistence"]) == 0.0 for a in ahead):
+        yield "Nothing changes in these data: there was nothing to predict."
+    elif even is None or not any(certain):
         yield "There are too few data to tell whether the model beats 'nothing changes'."
     elif even == 0:
         yield f"The model beats 'nothing changes' at none of 1 to {last} steps: it is of no use as it is."
@@ -146,10 +148,10 @@ def _head(found: Found) -> str:
     judged = f"{plural(found['judged_steps'], 'step')} in {plural(found['judged_episodes'], 'episode')}"
     name = f"{found['task']}, {found['algorithm']}"
     if found["mode"] == "fresh":
-        return f"{name}: the saved model, judged on {judged}, collected now by the saved controller."
+        return f"{name}: the saved {found['model']}, judged on {judged}, collected now by the saved controller."
     part = "" if found["whole_episodes"] else " of its only episode"
     first = plural(found["training_steps"], "step")
-    return f"{name}: a model fitted anew to the first {first}{part}, judged on the rest, {judged}."
+    return f"{name}: its {found['model']}, fitted anew to the first {first}{part}, judged on the rest, {judged}."
 
 
 def _one_step(found: Found) -> Iterator[str]:

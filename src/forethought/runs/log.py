@@ -114,10 +114,12 @@ def warnings_of(metrics: Metrics, steps: int, failures: int) -> Iterator[str]:
             f"Warning: at step {steps} no plan of finite cost was found ({failed} times in this episode); the safe "
             "action was taken. The model or the cost is not finite there."
         )
-    if sentence := metrics.get("fit_says"):
-        yield str(sentence)
+    sentence = metrics.get("fit_says")
     if metrics.get("fit_failed"):
-        yield f"Warning: the fit at step {steps} gave no model of finite numbers; the model from before it is kept."
+        what, why = ("failed", f" {sentence}") if sentence else ("gave no model of finite numbers", "")
+        yield f"Warning: the fit at step {steps} {what}; the model from before it is kept.{why}"
+    elif sentence:
+        yield str(sentence)
     if dropped := int(metrics.get("fit_dropped") or 0):
         yield f"Warning: at step {steps} {dropped} members of the model were dropped: not finite, or far off."
 

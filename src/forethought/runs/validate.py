@@ -271,7 +271,7 @@ RULES: dict[str, Rules] = {
         "starts": Number(whole=True, low=1, high=1000),
         "rounds": SIZE,
         "tolerance": POSITIVE,
-        "floor": POSITIVE,
+        "floor": Number(low=1e-12),
     },
     "LinearLearner": {
         "basis": Either(OneOf(("linear", "quadratic")), Instance((Callable,), "a function")),  # pyright: ignore
@@ -292,6 +292,7 @@ AT_MOST: tuple[tuple[str, str, str], ...] = (
     ("CEM", "elites", "samples"),
     ("ICEM", "elites", "samples"),
     ("ICEM", "kept", "elites"),
+    ("AutoLearner", "few", "many"),
 )
 """Fields of one class that must not exceed another field of it."""
 
@@ -320,3 +321,5 @@ def problems(recipe: Any, path: str = "") -> Iterator[str]:
         if name == cls.__name__ and not wrong & {small, large} and getattr(recipe, small) > getattr(recipe, large):
             found, limit = getattr(recipe, small), getattr(recipe, large)
             yield f"{path}{small} is {found}; it must be at most {path}{large}, which is {limit}."
+    if isinstance(recipe, Imagination) and not wrong and recipe.propagation == "mean" and recipe.risk != 0.0:
+        yield f"{path}risk is {recipe.risk}; with {path}propagation mean, which has no spread, it must be 0."

@@ -1,0 +1,9 @@
+"""`python -m forethought`: the command."""
+
+from __future__ import annotations
+
+import sys
+
+from forethought.cli import main
+
+sys.exit(main())
