@@ -226,7 +226,7 @@ def evaluate(argv: list[str]) -> int:
         print_json(found._asdict() | extra | {"seconds": seconds})
     else:
         report_evaluation(run.task, found)
-        print(f"{found.env_steps} steps, {seconds:.1f} s")
+        print(f"{found.env_steps} steps, {seconds:.1f} s{'' if int(run.state.fits) else '; no model was fitted yet'}")
     return 0
 
 
@@ -282,7 +282,7 @@ def demo(argv: list[str]) -> int:
     begin(asked)
     experiment = Experiment("Pendulum-v1", steps=DEMO_STEPS, out=asked.out)
     if not asked.json:
-        print(f"Pendulum-v1: a controller from {DEMO_STEPS} steps of experience, none of it given ...", flush=True)
+        print(f"Pendulum-v1: a controller from {DEMO_STEPS} steps, then {DEMO_STARTS} trials ...", flush=True)
     result = experiment.run(display(asked.quiet), spoken(["demo", *argv]))
     run = open_run(result.run)
     starts, key = run.task.starts[:DEMO_STARTS], jr.key(0)
@@ -296,7 +296,7 @@ def demo(argv: list[str]) -> int:
     print(
         f"\nMean return of {DEMO_STARTS} episodes: random actions {before.mean_return:.0f}, "
         f"now {after.mean_return:.0f} (solved: {run.task.threshold:.0f}).\n"
-        f"It took {result.env_steps} steps and {result.seconds:.0f} s. Everything is in {where}\n\n"
+        f"It was learned from {result.env_steps} steps in {result.seconds:.1f} s. Everything is in {where}\n\n"
         f"What next?\n"
         f"  forethought evaluate {where}\n"
         f"  forethought train CartPole-v1 --steps 1000\n"

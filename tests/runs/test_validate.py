@@ -18,6 +18,8 @@ from forethought import (
     Until,
     UserError,
 )
+from forethought.models.auto import AutoLearner
+from forethought.models.gmm import GMMLearner
 from forethought.runs.codec import KINDS
 from forethought.runs.validate import RULES, check, problems
 from small import recipe
@@ -52,6 +54,12 @@ def test_every_field_of_every_shipped_recipe_has_a_rule():
         ),
         (recipe(algorithm=V15(ICEM(kept=11))), r"kept is 11; it must be at most .*elites"),
         (recipe(algorithm=V15(CEM(elites=300))), "elites is 300"),
+        (recipe(algorithm=V15(learner=AutoLearner(few=9, many=8))), r"learner\.few is 9; it must be at most .*many.* 8"),
+        (recipe(algorithm=V15(learner=GMMLearner(floor=1e-16))), r"floor is 1e-16; .* at least"),
+        (
+            recipe(algorithm=V15(ICEM(Imagination(propagation="mean", risk=1.0)))),
+            r"imagination\.risk is 1\.0; with .*propagation mean, .* it must be 0",
+        ),
         (recipe(algorithm=V15(discount=float("nan"))), "discount is nan; it must be a finite number, larger than 0"),
         (recipe(algorithm=V15(discount=1.5)), "discount is 1.5; .* at most 1"),
         (recipe(algorithm=V15(MPPI(effective=0.0))), "effective is 0.0"),
