@@ -127,7 +127,8 @@ def test_a_model_s_slopes_are_those_of_central_differences(fitted, x):
     assert got.a.dtype == got.b.dtype == got.mean.dtype == jnp.float64
     # The best step balances h^2 against rounding / h.
     noise = rounding(model, x, u, got)
-    assert noise < 1e-10
+    # A Gaussian process without noise sums weights of 1e5 that cancel: eps times as much.
+    assert noise < (2e-9 if name == "gp" else 1e-10)
     assert np.min(found) < 10.0 * noise ** (2.0 / 3.0)
     # Where rounding is not in sight yet, ten times the accuracy for half the decimal: h^2.
     if name not in ("linear", "matern32"):

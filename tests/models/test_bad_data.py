@@ -39,6 +39,9 @@ LEARNERS: dict[str, AbstractLearner] = {
     "gmm": forethought.GMMLearner(components=2, starts=1, rounds=20),
     "linear": forethought.LinearLearner(),
     "physics": forethought.PhysicsLearner(pushed, {"a": 1.0, "b": 0.0}),
+    "physics+gmm": forethought.PhysicsLearner(
+        pushed, {"a": 1.0, "b": 0.0}, residual=forethought.GMMLearner(components=2, starts=1, rounds=20)
+    ),
 }
 
 

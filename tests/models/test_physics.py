@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 from fakes import as_dataset, as_trajectory
+from forethought.models.auto import AutoLearner
 from forethought.models.ensemble import EnsembleLearner
+from forethought.models.gp_learner import GPLearner
 from forethought.models.linear import LinearLearner
 from forethought.models.physics import PhysicsLearner
-from forethought.models.physics_fit import _rows
+from forethought.runs.log import warnings_of
 from forethought.testing import check_model
 from forethought.types import Spec, UserError
 from forethought.worlds.classic import Pendulum
@@ -99,25 +101,6 @@ def test_stretches_end_with_their_episode_and_at_rows_that_cannot_be_used() -> N
     _, metrics = fit(learner, POLE, first, second, third)
     assert metrics["left_out"] == 2  # it is a next state, too
     np.testing.assert_allclose([found(metrics)[k] for k in TRUE], list(TRUE.values()), rtol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("horizon", "expected"),
-    [(1, [1, 1, 1, 1, 0, 1, 1, 1]), (3, [3, 2, 1, 1, 0, 2, 1, 1]), (9, [3, 2, 1, 1, 0, 2, 1, 1])],
-)
-def test_how_far_stretches_reach(horizon, expected) -> None:
-    x = np.arange(16.0).reshape(8, 2)
-    data = as_dataset(SPEC, as_trajectory(x, x[:, :1], x))
-    data.episode[:8] = [0, 0, 0, 1, 1, 1, 1, 2]
-    data.t[:8] = [0, 1, 2, 3, 4, 5, 6, 9]  # the second begins where the first one's clock stopped
-    use = np.arange(data.capacity) < 8
-    use[4] = False
-    found = _rows(data, use, horizon)
-    assert found.reach[:8].tolist() == expected
-    assert not found.reach[8:].any()
-    np.testing.assert_array_equal(found.x[4], x[0])
-    data.t[6] = 8  # a step is missing
-    assert _rows(data, use, 3).reach[5] == 1
 
 
 def plane(rows: int, noise: float = 0.1, seed: int = 0, a: float = 0.9, b: float = 2.0):
@@ -254,7 +237,29 @@ def test_a_residual_that_fails_is_said() -> None:
     learner = dataclasses.replace(SIMPLE, residual=LinearLearner(lambda z: jnp.log(z)))
     _, metrics = fit(learner, SPEC, as_trajectory(x, u, y))
     assert metrics["failed"]
-    assert "not finite" in metrics["residual_says"]
+    assert metrics["says"].startswith("Residual model: The basis functions")
+    assert not any(name.startswith("theta_") for name in metrics), "these equations are not kept"
+
+
+def test_a_residual_that_fails_leaves_the_model_from_before() -> None:
+    """New equations with what the old ones left over would be wrong by the difference."""
+    learner = dataclasses.replace(SIMPLE, residual=LinearLearner(lambda z: jnp.where(z[0] > 3.5, jnp.nan, z)))
+    before, metrics = fit(learner, SPEC, plane(40))
+    assert not metrics["failed"]
+    assert "says" not in metrics
+    far = plane(41, a=1.8)
+    far.x[7, 0] = 40.0  # where the basis is not defined
+    after, metrics = learner.fit(before, as_dataset(SPEC, far), jr.key(2))
+    assert metrics["failed"]
+    assert after is before
+
+
+def test_what_the_residual_learner_says_is_said() -> None:
+    gp = GPLearner(restarts=0, evaluations=5, functions=4, waves=8)
+    auto = AutoLearner(gp, EnsembleLearner(2, 8, gradient_steps=5))
+    _, metrics = fit(dataclasses.replace(SIMPLE, residual=auto), SPEC, plane(20))
+    assert metrics["says"].startswith("Residual model: the Gaussian process, as there are 20 rows of data")
+    assert list(warnings_of({f"fit_{name}": value for name, value in metrics.items()}, 20, 0)) == [metrics["says"]]
 
 
 def test_a_refit_begins_where_the_last_one_ended() -> None:

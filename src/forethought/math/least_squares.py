@@ -42,10 +42,10 @@ def levenberg(
     """
     p, at, lam, used = np.asarray(start, np.float64), evaluate(start), 1e-3, 1
     while used < most and lam < 1e12 and is_finite(at):
-        diagonal = np.diagonal(at.information)
-        # An unknown that nothing depends on must not make the system singular.
-        damping = lam * np.maximum(diagonal, max(1e-12 * diagonal.max(initial=0.0), 1e-300))
-        step = np.linalg.lstsq(at.information + np.diag(damping), -at.gradient, rcond=None)[0]
+        units = _units(at.information)
+        scaled = at.information * units[:, None] * units
+        # In these units lam diag J^T J is lam: only what rounding hides is cut off, not what is small by its unit.
+        step = units * np.linalg.lstsq(scaled + lam * np.eye(len(p)), -at.gradient * units, rcond=None)[0]
         tried, used = evaluate(p + step), used + 1
         if not (is_finite(tried) and tried.cost <= at.cost):
             lam *= 8.0
@@ -59,7 +59,13 @@ def levenberg(
 
 def root_of_inverse(information: Float[np.ndarray, "q q"]) -> Float[np.ndarray, "q q"]:
     """F with F F^T = information^-1, for a symmetric positive definite matrix in whatever units."""
-    units = 1.0 / np.sqrt(np.diagonal(information))
+    units = _units(information)
     values, vectors = np.linalg.eigh(information * units[:, None] * units)
     tiny = values.max() * len(values) * np.finfo(np.float64).eps
     return units[:, None] * vectors / np.sqrt(np.maximum(values, tiny))
+
+
+def _units(information: Float[np.ndarray, "q q"]) -> Float[np.ndarray, " q"]:
+    """Of the unknowns, such that the information about each is 1; 0, so that it stays, for one that has none."""
+    diagonal = np.diagonal(information)
+    return np.where(diagonal > 0.0, 1.0 / np.sqrt(np.where(diagonal > 0.0, diagonal, 1.0)), 0.0)

@@ -18,24 +18,35 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Float, PyTree
 
-from forethought.core import AbstractDynamics, AbstractFitted, AbstractLearner, AbstractPrediction, AbstractSized
+from forethought.core import (
+    AbstractAveraged,
+    AbstractDynamics,
+    AbstractFitted,
+    AbstractLearner,
+    AbstractPrediction,
+    AbstractSized,
+)
 from forethought.math.angles import wrap_components
 from forethought.math.finite import need_x64
-from forethought.math.gaussian import DiagonalGaussian, wrapped
+from forethought.math.gaussian import DiagonalGaussian, Wrapped, wrapped
 from forethought.models.physics_fit import Found, Law, Options, find, theta_of
 from forethought.models.table import need_sizes, usable
 from forethought.types import Action, Array, Dataset, Metrics, RandomKey, Scalar, Spec, State, Time, UserError
 
 
 class Shifted(AbstractPrediction):
-    """A prediction moved by a known vector."""
+    """A prediction moved by a known vector.  Made by `moved`."""
 
     mean: Float[Array, " k"]
     inner: AbstractPrediction
     shift: Float[Array, " k"]
+
+    @property
+    def std(self) -> Array:
+        """Of the inner prediction, which must have one."""
+        return self.inner.std  # pyright: ignore[reportAttributeAccessIssue]
 
     def sample(self, key: RandomKey) -> Float[Array, " k"]:
         """A sample of the inner prediction, moved."""
@@ -44,6 +55,14 @@ class Shifted(AbstractPrediction):
     def log_prob(self, y: Float[Array, " k"]) -> Scalar:
         """log p of the inner prediction where y came from."""
         return self.inner.log_prob((y - self.shift).astype(self.inner.mean.dtype))
+
+
+def moved(inner: AbstractPrediction, shift: Float[Array, " k"], angles: tuple[int, ...]) -> AbstractPrediction:
+    """The prediction moved by a vector: one Gaussian is one still, which is what planners ask."""
+    bare = inner.unwrapped if isinstance(inner, Wrapped) else inner
+    if isinstance(bare, DiagonalGaussian):
+        return wrapped(DiagonalGaussian(bare.mean + shift, bare.std.astype(shift.dtype)), angles)
+    return wrapped(Shifted(inner.mean + shift, inner, shift), angles)
 
 
 class PhysicsBelief(AbstractDynamics):
@@ -67,7 +86,7 @@ class PhysicsBelief(AbstractDynamics):
             return wrapped(DiagonalGaussian(x + change, self.noise), self.spec.angles)
         inner = self.residual.predict(x, u, t)
         shift = jnp.concatenate([change, jnp.zeros((self.spec.extras,), jnp.float64)])
-        return wrapped(Shifted(inner.mean + shift, inner, shift), self.spec.angles)
+        return moved(inner, shift, self.spec.angles)
 
     def draw(self, key: RandomKey, particles: int) -> PhysicsBelief:
         """The same equations, with beliefs of the residual model."""
@@ -78,9 +97,9 @@ class PhysicsBelief(AbstractDynamics):
         return eqx.tree_at(lambda b: b.residual, drawn, self.residual.draw(key, particles))
 
 
-class Physics(AbstractDynamics):
-    """The fitted equations with Laplace's posterior of their parameters: N(p, root root^T), where p are the parameters,
-    or the logarithms of those that are positive."""
+class Physics(AbstractAveraged):
+    """The fitted equations with a Gaussian posterior of their parameters: N(p, root root^T), where p are the
+    parameters, or the logarithms of those that are positive."""
 
     belief: PhysicsBelief
     p: Float[Array, " q"]
@@ -98,6 +117,13 @@ class Physics(AbstractDynamics):
         change, moves = jax.linearize(along, self.p)
         doubt = jnp.sum(jax.vmap(moves)(self.root.T) ** 2, axis=0)
         return wrapped(DiagonalGaussian(x + change, jnp.sqrt(it.noise**2 + doubt)), it.spec.angles)
+
+    def average(self) -> Physics:
+        """With the average of the residual model, if that has one; itself otherwise, whose mean costs no more."""
+        it = self.belief
+        if not isinstance(it.residual, AbstractAveraged):
+            return self
+        return dataclasses.replace(self, belief=dataclasses.replace(it, residual=it.residual.average()))
 
     def draw(self, key: RandomKey, particles: int) -> PhysicsBelief:
         """Parameters from their posterior, each with a belief of the residual model."""
@@ -136,6 +162,8 @@ class PhysicsLearner(AbstractLearner[FittedPhysics]):
     The objective is sum ((y - f)/noise)^2 over states and, with a horizon H > 1, over the 1, ..., H steps from every
     row on within its episode, divided by H because these stretches overlap; plus the prior.  The noise is that of the
     residuals, for each number of steps, found by turns with theta.
+
+    The posterior is Laplace's, and with H > 1 widened to what noise at one row does to all stretches that pass there.
     """
 
     f: Callable[..., Any]
@@ -174,8 +202,9 @@ class PhysicsLearner(AbstractLearner[FittedPhysics]):
     def fit(self, fitted: FittedPhysics, data: Dataset, key: RandomKey) -> tuple[FittedPhysics, Metrics]:
         """Fit theta from the better of the last fit and the initial guess, then the residual learner to what is left.
 
-        With fewer than two usable rows the fit has `failed`, and the model from before is kept.  Raises `UserError` if
-        f gives nothing finite for any row.
+        With fewer than two usable rows, or if the residual learner fails, the fit has `failed`, and the model from
+        before is kept: new equations with what the old ones left over would be neither.  Raises `UserError` if f gives
+        nothing finite for any row.
         """
         model = fitted.alone
         spec, law = model.belief.spec, model.belief.law
@@ -192,6 +221,8 @@ class PhysicsLearner(AbstractLearner[FittedPhysics]):
         belief = dataclasses.replace(model.belief, theta=theta_of(theta, positive, p), noise=jnp.asarray(found.noise))
         alone = Physics(belief, p, jnp.asarray(found.root), positive)
         residual, extra = self._rest(fitted, alone, data, found, key)
+        if extra.get("failed"):
+            return fitted, {"left_out": left_out} | extra
         metrics = {"failed": False, "left_out": left_out} | _named(belief.theta) | {"noise": found.noise} | extra
         return FittedPhysics(alone, residual), metrics  # pyright: ignore[reportCallIssue]
 
@@ -204,8 +235,11 @@ class PhysicsLearner(AbstractLearner[FittedPhysics]):
         left = _left_over(alone.belief, np.asarray(data.x), np.asarray(data.u), np.asarray(data.y))
         rows = _compact(dataclasses.replace(data, y=np.asarray(left)), found.use)
         residual, metrics = self.residual.fit(fitted.residual, rows, key)
-        renamed = {f"residual_{name}": value for name, value in metrics.items() if name != "failed"}
-        return residual, renamed | {"failed": bool(np.asarray(metrics.get("failed", False)))}
+        extra = {f"residual_{name}": value for name, value in metrics.items() if name not in ("failed", "says")}
+        extra["failed"] = bool(np.asarray(metrics.get("failed", False)))
+        if "says" in metrics:  # by the name under which a run shows it
+            extra["says"] = f"Residual model: {str(metrics['says']).removeprefix('Model: ')}"
+        return residual, extra
 
 
 @eqx.filter_jit
@@ -258,14 +292,15 @@ def _guess(learner: PhysicsLearner) -> tuple[PyTree, tuple[bool, ...]]:
         raise UserError(f"the horizon of the physics model is {learner.horizon}; it must be at least 1.")
     if not (np.isfinite(learner.doubt) and learner.doubt > 0.0):
         raise UserError(f"doubt of the physics model is {learner.doubt}; it must be a positive number.")
-    theta = jax.tree.map(lambda v: jnp.asarray(np.asarray(v, np.float64)), learner.theta)
+    with jax.ensure_compile_time_eval():  # who only asks for shapes gets numbers, too: the guess is known
+        theta = jax.tree.map(lambda v: jnp.asarray(np.asarray(v, np.float64)), learner.theta)
     flags = [flag for name, v in _leaves(theta) for flag in [name in learner.positive] * v.size]
     return theta, tuple(flags)
 
 
 def _unpacked(theta: PyTree, positive: tuple[bool, ...]) -> tuple[np.ndarray, np.ndarray]:
     """The free parameters p of theta, and the scales that the prior's width is a multiple of."""
-    values, mask = np.asarray(ravel_pytree(theta)[0]), np.asarray(positive)
+    values, mask = np.concatenate([np.ravel(value) for _, value in _leaves(theta)]), np.asarray(positive)
     p = np.where(mask, np.log(np.where(mask, values, 1.0)), values)
     return p, np.where(mask | (values == 0.0), 1.0, np.abs(values))
 
