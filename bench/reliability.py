@@ -42,7 +42,7 @@ from reliability_rows import (
     tests_row,
 )
 from runner import HERE, RESULTS, commit, machine
-from tables import describe, markdown, read
+from text import describe, markdown, read
 
 PAGE = HERE.parent / "RELIABILITY.md"
 HEAD = """# Reliability

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tables import markdown, met
+from text import markdown, met
 
 Found = dict[str, Any]
 """A file of results."""

@@ -54,7 +54,7 @@ def test_every_field_of_every_shipped_recipe_has_a_rule():
         ),
         (recipe(algorithm=V15(ICEM(kept=11))), r"kept is 11; it must be at most .*elites"),
         (recipe(algorithm=V15(CEM(elites=300))), "elites is 300"),
-        (recipe(algorithm=V15(learner=AutoLearner(few=9, many=8))), r"learner\.few is 9; must be at most .*many.* 8"),
+        (recipe(algorithm=V15(learner=AutoLearner(few=9, many=8))), r"learner\.few is 9; it must .*many.* 8"),
         (recipe(algorithm=V15(learner=GMMLearner(floor=1e-16))), r"floor is 1e-16; .* at least"),
         (
             recipe(algorithm=V15(ICEM(Imagination(propagation="mean", risk=1.0)))),

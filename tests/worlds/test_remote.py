@@ -370,7 +370,12 @@ def test_close_wakes_a_waiting_thread(at: int, says: str) -> None:
 
         thread = threading.Thread(target=wait)
         thread.start()
-        time.sleep(0.5)
+        # On a busy machine it takes a while until it waits where it is to be woken.
+        there = {0: lambda: env._open, -1: lambda: env._spaces is not None, -2: lambda: env.pid is not None}[at]
+        latest = time.monotonic() + 60.0
+        while not there() and time.monotonic() < latest:
+            time.sleep(0.01)
+        time.sleep(0.3)
         pid, begin = env.pid, time.monotonic()
         env.close()
         thread.join(10.0)

@@ -144,8 +144,9 @@ class GMMLearner(AbstractLearner[FittedGMM]):
         d = feature_count(spec) + spec.outputs
         joint = Joint(np.zeros(1), np.zeros((1, d)), np.eye(d)[None])
         # Of NumPy: what is traced to learn shapes must not meet the arithmetic below.
-        scalers = (Scaler(np.zeros(size), np.ones(size)) for size in (feature_count(spec), spec.outputs))
-        blank = conditioned(joint, spec, tuple(scalers), self.components)
+        plain = lambda size: Scaler(np.zeros(size), np.ones(size))
+        scalers = plain(feature_count(spec)), plain(spec.outputs)
+        blank = conditioned(joint, spec, scalers, self.components)
         return FittedGMM(jax.tree.map(jnp.asarray, blank))
 
     def fit(self, fitted: FittedGMM, data: Dataset, key: RandomKey) -> tuple[FittedGMM, Metrics]:
