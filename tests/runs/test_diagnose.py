@@ -12,6 +12,8 @@ import pytest
 from fakes import as_dataset, as_trajectory
 from forethought import UserError
 from forethought.math.dataset import empty
+from forethought.models.auto import AutoLearner
+from forethought.models.gp_learner import GPLearner
 from forethought.runs.diagnose import FILE, diagnose_run, hold_out
 from forethought.runs.diagnosis_text import sentences, text
 from forethought.runs.directory import RunDirectory, strict
@@ -64,6 +66,16 @@ def test_interleaved_episodes_are_put_together() -> None:
         data, episode=np.concatenate([[0, 1, 0, 1, 0, 1, 0, 1], np.zeros(data.capacity - 8, int)])
     )
     assert hold_out(mixed, 0.2, "runs/x").episodes[0].x[:, 0].tolist() == [1.0, 3.0, 5.0, 7.0]
+
+
+def test_what_auto_had_chosen_is_judged(tmp_path) -> None:
+    """With fewer rows, as there are when some are held out, it would choose the other one."""
+    run, small = tmp_path / "run", recipe().algorithm
+    learner = AutoLearner(GPLearner(evaluations=5, restarts=0, functions=2), small.learner, few=5, many=30)
+    recipe(algorithm=dataclasses.replace(small, learner=learner), out=run).run()
+    found = diagnose_run(open_run(run), held_out=0.5, horizon=3)
+    assert found["model"] == "Ensemble"
+    assert "its Ensemble, fitted anew to the first 10 steps" in text(found)
 
 
 @pytest.mark.parametrize(("count", "words"), [(0, "no finished step"), (1, "1 finished step")])
@@ -212,6 +224,17 @@ def test_damage_is_refused_if_that_is_asked(capsys, run) -> None:
     assert call(capsys, "diagnose", run, "--strict").status == 2
     assert not (run / FILE).exists()
     assert call(capsys, "diagnose", run, "--horizon", "4", "--quiet").status == 0
+
+
+def test_whoever_does_not_read_on_does_not_cost_the_file(capsys, run, monkeypatch) -> None:
+    """As `| head` does, and Ctrl-C."""
+
+    def gone(found):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("forethought.runs.diagnosis_text.text", gone)
+    assert call(capsys, "diagnose", run, "--horizon", "4").status == 130
+    assert (run / FILE).exists()
 
 
 def test_a_folder_that_cannot_be_written_to(capsys, run, monkeypatch) -> None:
