@@ -28,6 +28,8 @@ if TYPE_CHECKING:
         RunState,
         Task,
     )
+    from forethought.math.lqr import lqr
+    from forethought.math.riccati import LQRSolution, LQRStatus
     from forethought.math.rollout import Imagination
     from forethought.models.auto import AutoLearner
     from forethought.models.ensemble import EnsembleLearner
@@ -68,6 +70,8 @@ _WHERE = {
         "RunState",
         "Task",
     ),
+    "math.lqr": ("lqr",),
+    "math.riccati": ("LQRSolution", "LQRStatus"),
     "math.rollout": ("Imagination",),
     "models.auto": ("AutoLearner",),
     "models.ensemble": ("EnsembleLearner",),
@@ -121,6 +125,8 @@ __all__ = [
     "GPLearner",
     "Guard",
     "Imagination",
+    "LQRSolution",
+    "LQRStatus",
     "LinearLearner",
     "LoadedPolicy",
     "MDNLearner",
@@ -141,6 +147,7 @@ __all__ = [
     "catalogue",
     "evaluate",
     "load",
+    "lqr",
     "resume",
     "task",
 ]
