@@ -216,7 +216,8 @@ class PhysicsLearner(AbstractLearner[FittedPhysics]):
         found = find(law, spec, data, use, (theta, np.asarray(model.p)), options)
         left_out = int(data.count) - (int(found.use.sum()) if found else int(use.sum()))
         if found is None or not found.ok:
-            return fitted, {"failed": True, "left_out": left_out} | ({"says": found.says} if found else {})
+            says = found.says if found else "A physics model needs two rows of credible numbers where f is finite."
+            return fitted, {"failed": True, "left_out": left_out, "says": says}
         p = jnp.asarray(found.p)
         belief = dataclasses.replace(model.belief, theta=theta_of(theta, positive, p), noise=jnp.asarray(found.noise))
         alone = Physics(belief, p, jnp.asarray(found.root), positive)
