@@ -153,12 +153,11 @@ def plan_lines(found: dict[str, Any] | None) -> list[str]:
         if name.startswith("growth-sparse-"):
             n = name.removeprefix("growth-sparse-")
             exact = found["cases"].get(f"growth-exact-{n}")
-            times = [("", "")] if exact is None else [(exact["median"], exact["first_fit_seconds"])]
-            row = [n, *(milliseconds(t) if t else "" for t in times[0])]
-            rows.append([*row, milliseconds(case["median"]), milliseconds(case["first_fit_seconds"])])
+            times = lambda it: [milliseconds(it["median"]), milliseconds(it["first_fit_seconds"])]
+            rows.append([n, *(["", ""] if exact is None else times(exact)), *times(case)])
     head = ["rows", "plan, exact", "first fit, exact", "plan, sparse (128 points)", "first fit, sparse"]
     lines += ["How that grows (through the mean):", "", *markdown(head, rows), ""]
-    return [*lines, f"Command: `{command}`", "", *speed_provenance(found | {"settings": found["settings"]})]
+    return [*lines, f"Command: `{command}`", "", *speed_provenance(found)]
 
 
 def mixture_lines(found: dict[str, Any] | None) -> list[str]:

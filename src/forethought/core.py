@@ -68,7 +68,10 @@ class AbstractDynamics(eqx.Module):
 
 
 class AbstractAveraged(AbstractDynamics):
-    """A model of single Gaussians that has its mean at a lower price than `predict`, which says how sure it is, too."""
+    """A model that has its mean at a lower price than `predict`, which says how sure it is, too.
+
+    Where predictions are not single Gaussians plans need beliefs: then `average` gives a model that still draws them.
+    """
 
     @abstractmethod
     def average(self) -> AbstractDynamics:
