@@ -28,6 +28,9 @@ if TYPE_CHECKING:
         RunState,
         Task,
     )
+    from forethought.math.constrained import Constraints
+    from forethought.math.ilqr import ILQRSolution, ilqr
+    from forethought.math.ilqr_solve import ILQRStatus
     from forethought.math.lqr import lqr
     from forethought.math.riccati import LQRSolution, LQRStatus
     from forethought.math.rollout import Imagination
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
     from forethought.models.plain import NetworkLearner
     from forethought.planners.cem import CEM
     from forethought.planners.icem import ICEM
+    from forethought.planners.ilqr import ILQR
     from forethought.planners.mpc import MPC
     from forethought.planners.mppi import MPPI
     from forethought.planners.shooting import RandomShooting
@@ -70,6 +74,9 @@ _WHERE = {
         "RunState",
         "Task",
     ),
+    "math.constrained": ("Constraints",),
+    "math.ilqr": ("ILQRSolution", "ilqr"),
+    "math.ilqr_solve": ("ILQRStatus",),
     "math.lqr": ("lqr",),
     "math.riccati": ("LQRSolution", "LQRStatus"),
     "math.rollout": ("Imagination",),
@@ -83,6 +90,7 @@ _WHERE = {
     "models.plain": ("NetworkLearner",),
     "planners.cem": ("CEM",),
     "planners.icem": ("ICEM",),
+    "planners.ilqr": ("ILQR",),
     "planners.mpc": ("MPC",),
     "planners.mppi": ("MPPI",),
     "planners.shooting": ("RandomShooting",),
@@ -99,6 +107,7 @@ _MODULES = {name: module for module, names in _WHERE.items() for name in names}
 __all__ = [
     "CEM",
     "ICEM",
+    "ILQR",
     "MPC",
     "MPPI",
     "V05",
@@ -117,6 +126,7 @@ __all__ = [
     "AutoLearner",
     "Box",
     "Choices",
+    "Constraints",
     "ControlError",
     "Dataset",
     "EnsembleLearner",
@@ -124,6 +134,8 @@ __all__ = [
     "GMMLearner",
     "GPLearner",
     "Guard",
+    "ILQRSolution",
+    "ILQRStatus",
     "Imagination",
     "LQRSolution",
     "LQRStatus",
@@ -146,6 +158,7 @@ __all__ = [
     "__version__",
     "catalogue",
     "evaluate",
+    "ilqr",
     "load",
     "lqr",
     "resume",

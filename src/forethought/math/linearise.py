@@ -1,7 +1,8 @@
-"""Slopes of a model."""
+"""Slopes of a model, and of any function of one point."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -10,6 +11,10 @@ from jaxtyping import Float
 
 from forethought.core import AbstractDynamics
 from forethought.types import Action, Array, State, Time
+
+REVERSE_FROM = 16
+"""Inputs from which `slopes` may go backward.  Below, forward mode is faster on a CPU whatever the shapes: it keeps
+nothing, and a few directions at once fill the registers."""
 
 
 class Linearisation(NamedTuple):
@@ -22,14 +27,31 @@ class Linearisation(NamedTuple):
     mean: Float[Array, " k"]
 
 
+def slopes(function: Callable[[Array], Array], z: Float[Array, " d"]) -> tuple[Float[Array, " k"], Float[Array, "k d"]]:
+    """(f(z), df/dz), all d inputs forward at once, or all k outputs backward where those are fewer and d is large."""
+    k = jax.eval_shape(function, z).shape[0]
+    backward = z.shape[0] >= REVERSE_FROM and k < z.shape[0]
+    both = lambda z: (function(z),) * 2
+    jacobian, value = (jax.jacrev if backward else jax.jacfwd)(both, has_aux=True)(z)
+    return value, jacobian
+
+
+def holds_products(function: Callable[..., Array], *args: Array) -> bool:
+    """Whether a function holds matrix products, found by tracing it: then many points at once are faster than one after
+    the other, whatever the device."""
+    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), args)
+    return "dot_general" in str(jax.make_jaxpr(function)(*shapes))
+
+
 def linearise(model: AbstractDynamics, x: State, u: Action, t: Time) -> Linearisation:
-    """A, B and the mean itself at (x, u), by automatic differentiation, n + m directions at once.
+    """A, B and the mean itself at (x, u), by automatic differentiation (see `slopes`).
 
     An angle that is wrapped has the slope that it has on the line: dx of an angle is a small angle, and the mean may be
     a turn away from that of a neighbouring point.  A model that wants another slope than that of its mean stops the
     gradient inside `predict`.
     """
     dtype = jax.eval_shape(lambda: model.predict(x, u, t).mean).dtype
-    mean = lambda x, u: (model.predict(x, u, t).mean,) * 2
-    (a, b), value = jax.jacfwd(mean, argnums=(0, 1), has_aux=True)(jnp.asarray(x, dtype), jnp.asarray(u, dtype))
-    return Linearisation(a, b, value)
+    n = x.shape[0]
+    z = jnp.concatenate([jnp.asarray(x, dtype), jnp.asarray(u, dtype)])
+    mean, slope = slopes(lambda z: model.predict(z[:n], z[n:], t).mean, z)
+    return Linearisation(slope[:, :n], slope[:, n:], mean)

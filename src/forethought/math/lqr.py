@@ -7,10 +7,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.core import Tracer
 from jaxtyping import Float
 
+from forethought.math.arguments import can_be_wide, finite, real_numbers, wide
 from forethought.math.linear_quadratic import LinearDynamics, LinearGaussianPolicy, QuadraticCost
 from forethought.math.moments import symmetric
 from forethought.math.riccati import LQRSolution, riccati
@@ -105,18 +104,13 @@ def lqr(F: Any, f: Any, C: Any, c: Any, C_T: Any, c_T: Any, *, W: Any = None, pa
     given |= {} if W is None else {"W": W}
     if passes not in PASSES:
         raise UserError(f"lqr got passes={passes!r}; it must be one of {', '.join(map(repr, PASSES))}.")
-    traced = any(isinstance(value, Tracer) for value in given.values())
-    if traced and not jax.config.read("jax_enable_x64"):
-        raise UserError(
-            "lqr computes in float64, and inside jit, vmap or grad it can do so only if jax's 64-bit numbers are on: "
-            "call jax.config.update('jax_enable_x64', True) first."
-        )
-    arrays = {name: _numbers(name, value) for name, value in given.items()}
+    can_be_wide("lqr", given.values())
+    arrays = {name: real_numbers("lqr", name, value) for name, value in given.items()}
     sizes = _sizes(arrays)
     for name, array in arrays.items():
         _check(name, array, sizes)
     with jax.enable_x64(True):
-        return _solve(_choose(passes, sizes.T), **{name: _wide(given[name], arrays[name]) for name in given})
+        return _solve(_choose(passes, sizes.T), **{name: wide(given[name], arrays[name]) for name in given})
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -128,31 +122,10 @@ def _solve(
     return lqr_backward(LinearDynamics(F, f, W), cost, passes)
 
 
-def _wide(value: Any, array: Array) -> Array:
-    """In float64, from where it lies: an array on a device stays there."""
-    if isinstance(value, jax.Array):
-        return value if value.dtype == jnp.float64 else value.astype(jnp.float64)
-    return np.asarray(array, np.float64)
-
-
 class _Sizes(NamedTuple):
     T: int
     n: int
     m: int
-
-
-def _numbers(name: str, value: Any) -> Array:
-    """The value as an array of real numbers."""
-    if isinstance(value, Tracer):
-        array = value
-    else:
-        try:
-            array = np.asarray(value)
-        except ValueError:  # rows of different lengths
-            raise UserError(f"{name} in lqr is no array: its rows have different lengths.") from None
-    if not (jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)):
-        raise UserError(f"{name} in lqr holds {array.dtype}; it must hold real numbers.")
-    return array
 
 
 def _sizes(arrays: dict[str, Array]) -> _Sizes:
@@ -183,6 +156,4 @@ def _check(name: str, array: Array, sizes: _Sizes) -> None:
             f"{name} in lqr has shape {list(array.shape)}; it must be {letters} = {list(shape)}, as F has T={T}, n={n} "
             f"and m={m}."
         )
-    if isinstance(array, np.ndarray) and not np.isfinite(array).all():
-        where = np.argwhere(~np.isfinite(array))[0].tolist()
-        raise UserError(f"{name} in lqr is {array[tuple(where)]} at {where}; every number must be finite.")
+    finite("lqr", name, array)

@@ -21,6 +21,9 @@ MOST_PIVOTS = 6
 FEW = 4
 """Inner dimension up to which `transposed_product` is written out (see there)."""
 
+TINY = 8
+"""Inner dimension up to which `small_product` and `small_transposed_product` are reductions."""
+
 
 def product(a: Float[Array, "i k"], b: Float[Array, "k j"]) -> Float[Array, "i j"]:
     """a b, as a sum of outer products where k <= `MOST_TERMS`."""
@@ -38,6 +41,20 @@ def transposed_product(a: Float[Array, "k i"], b: Float[Array, "k j"]) -> Float[
     if 0 < b.shape[0] <= FEW:
         return sum((a[k, :, None] * b[k] for k in range(1, b.shape[0])), a[0, :, None] * b[0])
     return jnp.matmul(a.T, b, precision="highest")
+
+
+def small_product(a: Float[Array, "i k"], b: Float[Array, "k j"]) -> Float[Array, "i j"]:
+    """a b as one reduction where k <= `TINY`: the fastest inside a loop that is compiled as one function."""
+    if b.shape[0] > TINY:
+        return product(a, b)
+    return jnp.sum(a[:, :, None] * b[None, :, :], axis=1)
+
+
+def small_transposed_product(a: Float[Array, "k i"], b: Float[Array, "k j"]) -> Float[Array, "i j"]:
+    """a^T b, likewise."""
+    if b.shape[0] > TINY:
+        return transposed_product(a, b)
+    return jnp.sum(a[:, :, None] * b[:, None, :], axis=0)
 
 
 def gram(a: Float[Array, "k i"]) -> Float[Array, "i i"]:
