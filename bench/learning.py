@@ -30,6 +30,7 @@ from forethought.models.mdn import MDNLearner
 from forethought.models.physics import PhysicsLearner
 from forethought.models.plain import NetworkLearner
 from forethought.planners.icem import ICEM
+from forethought.planners.ilqr import ILQR
 from forethought.planners.mpc import MPC, Planning, PlanOnce
 from forethought.runs.evaluate import evaluate
 from forethought.tasks import task
@@ -54,6 +55,8 @@ SWINGUP = tuple(60 * k for k in range(1, 10))  # after trials 0 to 8
 PENDULUM = (100, 200, 300, 400)
 LONG = ICEM(Imagination(propagation="ts-inf"), samples=256, iterations=10, elites=20)
 ONCE = EnsembleLearner(gradient_steps=2000)
+TRACKED = ILQR(ICEM(Imagination(propagation="mean"), samples=256, iterations=10, elites=20), iterations=100)
+"""A whole episode at once: one long search, then the descent, and feedback around the result."""
 CART_NAMES = ("cart", "pole", "length", "drag")
 
 
@@ -111,6 +114,12 @@ STUDIES: dict[str, Study] = {
     "pendulum-50-sampled": Study("Pendulum-v1", V15(ICEM(Imagination(propagation="ts-inf"))), (50,), seeds=5),
     **compared("Pendulum-v1", 50, (50, 200), MODELS),
     **compared("cartpole-swingup", 60, (180, 300), MODELS | {"physics": CART}),
+    # Trajectory optimisation: iLQR on the learned ensemble beside iCEM, replanning and as feedback around one plan
+    "ilqr-v1.5": Study("Pendulum-v1", V15(ILQR(), EnsembleLearner(), base_steps=100), (300,)),
+    "ilqr-v1.5-icem": Study("Pendulum-v1", V15(ICEM(), EnsembleLearner(), base_steps=100), (300,)),
+    "ilqr-truth": Study("Pendulum-v1", V15(ILQR()), (0,), truth=Pendulum()),
+    "ilqr-v1.0": Study("Pendulum-v1", V10(TRACKED, ONCE), (200, 400), seeds=5),
+    "ilqr-v1.0-truth": Study("Pendulum-v1", V10(TRACKED, ONCE), (0,), seeds=5, truth=Pendulum()),
     # 1: the first flagship, and its ceiling
     "pendulum": Study("Pendulum-v1", FIRST, PENDULUM),
     "pendulum-truth": Study("Pendulum-v1", FIRST, (0,), truth=Pendulum()),

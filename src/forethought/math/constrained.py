@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from forethought.math.control_problem import ControlProblem, unroll
-from forethought.math.dual import Ascent, Residuals, dual_ascent, penalised
+from forethought.math.dual import DEFAULT, Ascent, Residuals, dual_ascent, penalised
 from forethought.math.ilqr_solve import ILQRStatus, Limits, Options, Solved, solve
 from forethought.types import Action, Array, Scalar, State, Time
 
@@ -86,7 +86,7 @@ def solve_constrained(
     us: Float[Array, "T m"],
     limits: Limits | None,
     options: Options,
-    ascent: Ascent = Ascent(),
+    ascent: Ascent = DEFAULT,
 ) -> Kept:
     """Minimise the augmented Lagrangian by iterative LQR, raise the multipliers, repeat.
 

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 
 from forethought.math.linearise import holds_products, slopes
 from forethought.math.moments import symmetric
@@ -205,7 +205,7 @@ def _expand_step(
 def bent_dynamics(
     problem: ControlProblem, x: State, u: Action, t: Time, weight: Float[Array, " k"]
 ) -> Float[Array, "d d"]:
-    """sum_i weight_i d^2 y_i / d[u; x]^2: what differential dynamic programming adds to Q (Jacobson and Mayne, 1970)."""
+    """sum_i weight_i d^2 y_i / d[u; x]^2: what differential dynamic programming adds to Q (Mayne, 1966)."""
     m = u.shape[0]
     scalar = lambda w: jnp.sum(weight * problem.step(w[m:], w[:m], t))
     return curvature(scalar, jnp.concatenate([u, x])).hessian

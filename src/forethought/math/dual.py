@@ -45,6 +45,9 @@ class Ascent:
     """No step is larger than this many times the first one: beyond it the constraints are taken for infeasible."""
 
 
+DEFAULT = Ascent()
+
+
 class Ascended(NamedTuple, Generic[X]):
     """The minimiser of the last Lagrangian, and how well it keeps the constraints."""
 
@@ -63,13 +66,13 @@ def dual_ascent(
     residuals: Callable[[X], Residuals],
     x: X,
     step: Scalar | float,
-    how: Ascent = Ascent(),
+    how: Ascent = DEFAULT,
 ) -> Ascended[X]:
     """Alternate x <- minimise(x, multipliers, step) and l <- l + step C(x), m <- max(0, m + step D(x)).
 
     `minimise` begins at the last x.  It may ignore the step: then this is dual gradient ascent with a fixed or growing
-    step; or add `penalised` to f: then it is the method of multipliers.  Multipliers begin at 0.  A residual that is not
-    finite is a violation of +inf and moves no multiplier.
+    step; or add `penalised` to f: then it is the method of multipliers.  Multipliers begin at 0.  A residual that is
+    not finite is a violation of +inf and moves no multiplier.
     """
     shapes = jax.eval_shape(residuals, x)
     none = Residuals(*jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), tuple(shapes)))
@@ -106,7 +109,7 @@ def climbed(multipliers: Residuals, found: Residuals, step: Scalar) -> Residuals
 
 def penalised(found: Residuals, multipliers: Residuals, step: Scalar) -> Scalar:
     """What the augmented Lagrangian adds to f: l C + step/2 C^2, and (max(0, m + step D)^2 - m^2) / (2 step)."""
-    equal = jax.tree.map(lambda c, l: jnp.sum(l * c + 0.5 * step * c**2), found.equal, multipliers.equal)
+    equal = jax.tree.map(lambda c, price: jnp.sum(price * c + 0.5 * step * c**2), found.equal, multipliers.equal)
     bound = lambda d, m: jnp.sum((jnp.maximum(m + step * d, 0.0) ** 2 - m**2) / (2.0 * step))
     less = jax.tree.map(bound, found.less, multipliers.less)
     return _total([*jax.tree.leaves(equal), *jax.tree.leaves(less)])

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 
 from forethought.math.arguments import can_be_wide, finite, real_numbers, wide
 from forethought.math.constrained import Constraints, solve_constrained
-from forethought.math.control_problem import ControlProblem, Curvature, Trail, unroll
+from forethought.math.control_problem import ControlProblem, Curvature, unroll
 from forethought.math.dual import Ascent
 from forethought.math.ilqr_solve import ILQRStatus, Limits, Options, Solved, solve
 from forethought.math.ilqr_sweep import Damping
@@ -33,8 +33,8 @@ class ILQRSolution(NamedTuple):
     us: Float[Array, "T m"]
     """Within the limits."""
     K: Float[Array, "T m n"]
-    """-Quu^-1 Qux, without regularisation unless the status says NOT_POSITIVE_DEFINITE; 0 where a limit holds a control,
-    and where there is none."""
+    """-Quu^-1 Qux, without regularisation unless the status says NOT_POSITIVE_DEFINITE; 0 where a limit holds a
+    control, and where there is none."""
     cost: Scalar
     """+inf if not even the first trajectory has a finite one."""
     gradient_norm: Scalar
@@ -112,7 +112,9 @@ def ilqr(
     can_be_wide("ilqr", [*given.values(), *jax.tree.leaves((step, stage, terminal, constraints))])
     arrays = _check_arrays({name: real_numbers("ilqr", name, value) for name, value in given.items()})
     if xs is not None and constraints is not None:
-        raise UserError("ilqr got xs and constraints: a trajectory that may jump cannot be constrained; give one of them.")
+        raise UserError(
+            "ilqr got xs and constraints: a trajectory that may jump cannot be constrained; give one of them."
+        )
     options = Options(iterations, tolerance, cost_tolerance, bending=second_order, damping=damping)
     with jax.enable_x64(True):
         problem = ControlProblem(step, _Stage(stage), terminal, curvature=hessian)
@@ -123,7 +125,11 @@ def ilqr(
 
 @eqx.filter_jit
 def _solve(
-    problem: ControlProblem, given: dict[str, Array], constraints: Constraints | None, options: Options, violation: float
+    problem: ControlProblem,
+    given: dict[str, Array],
+    constraints: Constraints | None,
+    options: Options,
+    violation: float,
 ) -> ILQRSolution:
     _check_functions(problem, constraints, given["x0"], given["us"])
     arrays, rest = eqx.partition((problem, constraints), eqx.is_array)
@@ -136,7 +142,11 @@ def _solve(
 
 
 def _one(
-    problem: ControlProblem, given: dict[str, Array], constraints: Constraints | None, options: Options, violation: float
+    problem: ControlProblem,
+    given: dict[str, Array],
+    constraints: Constraints | None,
+    options: Options,
+    violation: float,
 ) -> ILQRSolution:
     """One problem, whose arguments may hold anything: what is not finite is made so, and the status tells."""
     x0, us = given["x0"], given["us"]
@@ -164,7 +174,7 @@ def _one(
 
 
 def _closed(problem: ControlProblem, solved: Solved) -> Solved:
-    """The rollout of what multiple shooting found: where it ended with jumps, its states are not where controls lead."""
+    """The rollout of what multiple shooting found: where it ended with jumps, states are not where controls lead."""
     trail = unroll(problem, solved.trail.xs, solved.trail.us)
     status = jnp.where(jnp.isfinite(trail.cost), solved.status, ILQRStatus.NOT_FINITE)
     return solved._replace(trail=trail, status=status)
@@ -211,8 +221,8 @@ def _check_arrays(arrays: dict[str, Array]) -> dict[str, Array]:
     for name in ("lo", "hi"):
         if name in arrays and arrays[name].shape not in ((), (m,), (T, m)):
             raise UserError(
-                f"{name} in ilqr has shape {list(arrays[name].shape)}; it must be a number, or [m] = [{m}], or [T, m] = "
-                f"[{T}, {m}], as us says."
+                f"{name} in ilqr has shape {list(arrays[name].shape)}; it must be a number, or [m] = [{m}], or "
+                f"[T, m] = [{T}, {m}], as us says."
             )
     if "xs" in arrays and arrays["xs"].shape != (T + 1, n):
         raise UserError(f"xs in ilqr has shape {list(arrays['xs'].shape)}; it must be [T+1, n] = [{T + 1}, {n}].")
@@ -245,7 +255,9 @@ def _check_functions(problem: ControlProblem, constraints: Constraints | None, x
     u = jax.ShapeDtypeStruct(us.shape[1:], us.dtype)
     y = _asked("step", problem.step, x, u, t)
     if y.shape != x.shape:
-        raise UserError(f"step in ilqr returns shape {list(y.shape)} for a state of {x.shape[0]}; it must be the next state.")
+        raise UserError(
+            f"step in ilqr returns shape {list(y.shape)} for a state of {x.shape[0]}; it must be the next state."
+        )
     residuals = problem.curvature == "gauss-newton"
     for name, value in (
         ("stage", _asked("stage", problem.stage, x, u, x, t)),

@@ -183,9 +183,7 @@ def _move(problem: ControlProblem, now: _State, limits: Limits | None) -> tuple[
     return moved, gained
 
 
-def _line_search(
-    problem: ControlProblem, now: _State, limits: Limits | None, first: Flag
-) -> tuple[Trail, Flag]:
+def _line_search(problem: ControlProblem, now: _State, limits: Limits | None, first: Flag) -> tuple[Trail, Flag]:
     """The first share of the step that gives enough of the predicted decrease, and whether there is one.
 
     One share after the other: most often the first is taken.  The first turn has a share of 0: it rolls out.

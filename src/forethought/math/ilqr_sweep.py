@@ -62,7 +62,7 @@ class Regularisation(NamedTuple):
         assert self.state is not None
         n = self.state.shape[0]
         extra = small_transposed_product(F[:n, :m], self.state[:, None] * F[:n, :-1])
-        return Quu + extra[:, :m], right.at[:, :-1].add(extra[:, m:])
+        return Quu + extra[:, :m], right + jnp.pad(extra[:, m:], ((0, 0), (0, 1)))
 
 
 def units(expansion: Expansion, damping: Damping) -> Regularisation:
@@ -86,7 +86,11 @@ def _positive(scale: Array) -> Array:
 
 
 def sweep_back(
-    expansion: Expansion, regularisation: Regularisation, trail: Trail, limits: Limits | None, bending: ControlProblem | None
+    expansion: Expansion,
+    regularisation: Regularisation,
+    trail: Trail,
+    limits: Limits | None,
+    bending: ControlProblem | None,
 ) -> Sweep:
     """One backward sweep.  `bending` is the problem whose dynamics' second derivatives count too (DDP), or None.
 
@@ -100,7 +104,7 @@ def sweep_back(
     n, m = trail.xs.shape[1], trail.us.shape[1]
     tolerance = ROUNDING * (n + m) * float(jnp.finfo(trail.xs.dtype).eps)
 
-    def step(now: tuple, at: tuple) -> tuple[tuple, tuple]:
+    def step(now: tuple, at: tuple) -> tuple[tuple, Array]:
         V, later, linear, definite = now
         F, C, box, point = at
         VF = small_product(V, F)
@@ -122,6 +126,7 @@ def sweep_back(
     point = None if bending is None else (trail.xs[:-1], trail.us, times, expansion.pull)
     inputs = (expansion.F, expansion.C, box, point)
     (V, _, linear, definite), gains = jax.lax.scan(step, end, inputs, reverse=True)
+    V, gains = jnp.asarray(V), jnp.asarray(gains)
     # The constant of V began at 0, and counts twice.
     return Sweep(gains[:, :, :n], gains[:, :, n], linear, 0.5 * V[n, n] - linear, definite)
 
@@ -137,7 +142,8 @@ def _gains(
     found = box_qp(Quu, right[:, -1], box, later, tolerance)
     free = jnp.where(found.free[:, None], right, 0.0)
     solved = cholesky_solve(reduced(Quu, found.free), free, tolerance)
-    return (-solved.whole).at[:, -1].set(found.x), found.definite & solved.definite
+    gains = jnp.concatenate([-solved.whole[:, :-1], found.x[:, None]], axis=1)
+    return gains, found.definite & solved.definite
 
 
 class Slope(NamedTuple):

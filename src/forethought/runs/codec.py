@@ -28,6 +28,7 @@ from forethought.models.physics import PhysicsLearner
 from forethought.models.plain import NetworkLearner
 from forethought.planners.cem import CEM
 from forethought.planners.icem import ICEM
+from forethought.planners.ilqr import ILQR
 from forethought.planners.mppi import MPPI
 from forethought.planners.shooting import RandomShooting
 from forethought.policies.excitation import ColouredPolicy, RandomPolicy
@@ -43,6 +44,7 @@ KINDS: dict[str, type] = {
         V10,
         V15,
         ICEM,
+        ILQR,
         CEM,
         MPPI,
         RandomShooting,

@@ -24,6 +24,7 @@ from forethought.models.mdn import MDNLearner
 from forethought.models.plain import NetworkLearner
 from forethought.planners.cem import CEM
 from forethought.planners.icem import ICEM
+from forethought.planners.ilqr import ILQR
 from forethought.planners.mppi import MPPI
 from forethought.planners.shooting import RandomShooting
 from forethought.runs.experiment import Experiment
@@ -31,7 +32,7 @@ from forethought.runs.flags import Common, flags_of, one_place, parse, quoted, r
 from forethought.types import UserError
 
 ALGORITHMS: dict[str, type] = {"v0.5": V05, "v1.0": V10, "v1.5": V15}
-PLANNERS: dict[str, type] = {"shooting": RandomShooting, "cem": CEM, "icem": ICEM, "mppi": MPPI}
+PLANNERS: dict[str, type] = {"shooting": RandomShooting, "cem": CEM, "icem": ICEM, "mppi": MPPI, "ilqr": ILQR}
 MODELS: dict[str, type] = {
     "auto": AutoLearner,
     "gp": GPLearner,
@@ -87,7 +88,7 @@ def parse_train(argv: Sequence[str]) -> Train:
 TRAIN = """Learn a controller. TASK is a Gymnasium id, module:id, the name of a classic task, or a file of your own that
 defines experiment = Experiment(...).
 
---algorithm {v0.5,v1.0,v1.5}  --planner {shooting,cem,icem,mppi}  --model {auto,gp,ensemble,network,mdn,gmm,linear}
+--algorithm {v0.5,v1.0,v1.5}  --planner {shooting,cem,icem,mppi,ilqr}  --model {auto,gp,ensemble,network,mdn,gmm,linear}
 choose the classes; their settings are flags below. --planner.X is short for --algorithm.planner.X, and --model.X for
 --algorithm.learner.X. --env.NAME VALUE passes keyword arguments to gymnasium.make (JSON, or a text): --env.g 9.81"""
 
