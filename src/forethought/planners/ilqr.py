@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jax.random as jr
 from jaxtyping import Bool, Float
 
 from forethought.core import AbstractCost, AbstractDynamics, AbstractPlanner, Plan, Problem
@@ -22,7 +24,7 @@ from forethought.planners.icem import ICEM, ICEMWarm
 from forethought.planners.search import shift_plan
 from forethought.policies.open_loop import OpenLoop
 from forethought.policies.tracking import Tracking
-from forethought.types import Action, Array, Box, RandomKey, Scalar, State, Time, UserError
+from forethought.types import Action, Array, Box, Metrics, RandomKey, Scalar, State, Time, UserError
 
 
 class ILQRWarm(eqx.Module):
@@ -38,15 +40,23 @@ class ILQR(AbstractPlanner[ILQRWarm]):
 
     iLQR alone ends in the nearest local minimum, which for a swing-up is most often a bad one: so each plan begins with
     a search by iCEM, and its result and the shifted last plan are both polished.  The cheaper one is the plan; the
-    search begins there next time.  The model is its mean prediction, as if it were certain.  Limits are kept exactly.
+    search begins there next time.  A search over a long horizon finds little: a problem of more than `window` steps is
+    first driven through the model, planning so many steps ahead at each step, and what comes of it is polished as a
+    whole.  The model is its mean prediction, as if it were certain.  Limits are kept exactly.
 
     The plan's policy is the feedback around it (`Tracking`); MPC plans again before it matters, v0.5 and v1.0 live on
     it.  Actions must be continuous.
     """
 
     search: ICEM = ICEM(Imagination(propagation="mean"), samples=64, elites=8, iterations=2)
+    window: int = 30
+    """Longest horizon that is searched at once."""
+    drives: int = 3
+    """How often a longer one is driven through the model, each time with other random numbers."""
     iterations: int = 10
     """Most steps of the descent per start."""
+    long_iterations: int = 100
+    """The same for a problem of more than `window` steps."""
     tolerance: float = 1e-4
     """Relative gradient at which a start counts as polished."""
     cost_tolerance: float = 1e-5
@@ -68,57 +78,87 @@ class ILQR(AbstractPlanner[ILQRWarm]):
                 "mppi or shooting."
             )
         us = jnp.zeros((problem.horizon, problem.actions.m), jnp.float64)
-        return ILQRWarm(us, jnp.zeros((), bool), self.search.init(problem))
+        return ILQRWarm(us, jnp.zeros((), bool), self.search.init(self._shortened(problem)))
 
     def plan(self, problem: Problem, warm: ILQRWarm, key: RandomKey) -> tuple[Plan, ILQRWarm]:
         """Search, polish the search's plan and the last one, and take the cheaper result."""
-        box = problem.actions
-        assert isinstance(box, Box)
-        found, search = self.search.plan(problem, warm.search, key)
-        assert isinstance(found.policy, OpenLoop)
-        starts = jnp.stack([found.policy.us.astype(jnp.float64), jnp.where(warm.known, warm.us, found.policy.us)])
-        polished = self._polish(problem, starts)
-        costs = jnp.where(jnp.asarray([found.ok, warm.known]), polished.trail.cost, jnp.inf)
-        chosen = jnp.argmin(costs)
-        best: Solved = jax.tree.map(lambda a: a[chosen], polished)
-        cost, trail = costs[chosen], best.trail
-        ok = jnp.isfinite(cost) & credible(problem.x0) & jnp.all(jnp.isfinite(trail.us))
-        safe = jnp.broadcast_to(box.safe(), trail.us.shape).astype(jnp.float64)
-        xs = jnp.where(ok & jnp.isfinite(trail.xs[:-1]), trail.xs[:-1], 0.0)
-        gains = jnp.where(ok & jnp.isfinite(best.K), best.K, 0.0)
-        us, t0 = jnp.where(ok, trail.us, safe), jnp.asarray(problem.t0, jnp.int32)
-        policy = Tracking(xs, us, gains, box, t0, seen_as(problem).angles)
-        metrics = {**found.metrics, "polishing": best.iterations}
-        mean = jnp.where(ok, jax.vmap(box.encode)(us).astype(jnp.float32), search.mean)
-        after = ILQRWarm(us, ok, eqx.tree_at(lambda s: s.mean, search, mean))
-        return Plan(policy, cost.astype(jnp.float32), ok, metrics), after
+        if problem.horizon <= self.window:
+            return self._plan(problem, warm, key)
+        driven, known = jax.lax.map(lambda k: self._drive(problem, k), jr.split(key, self.drives))
+        starts = jnp.concatenate([driven, jnp.where(warm.known, warm.us, driven[0])[None]])
+        polished = polish(self, problem, starts, self.long_iterations)
+        plan, us = chosen(problem, polished, jnp.append(known, warm.known), {})
+        return plan, ILQRWarm(us, plan.ok, warm.search)
 
     def shift(self, warm: ILQRWarm) -> ILQRWarm:
         """Drop the executed action, repeat the last one."""
         return ILQRWarm(shift_plan(warm.us), warm.known, self.search.shift(warm.search))
 
-    def _polish(self, problem: Problem, starts: Float[Array, "S H m"]) -> Solved:
-        """Every start, descended from."""
-        seen = seen_as(problem)
-        options = Options(
-            self.iterations,
-            self.tolerance,
-            self.cost_tolerance,
-            resolution=8.0 * float(jnp.finfo(seen.dtype).eps),
-            damping=self.damping,
-        )
-        arrays, rest = eqx.partition(problem, eqx.is_array)
+    def _shortened(self, problem: Problem) -> Problem:
+        return dataclasses.replace(problem, horizon=min(problem.horizon, self.window))
 
-        def lane(arrays: Problem, us: Array) -> Solved:
-            problem: Problem = eqx.combine(arrays, rest)
-            box, control = problem.actions, control_problem(problem)
-            x0 = problem.x0.astype(jnp.float64)
-            xs = jnp.broadcast_to(x0, (us.shape[0] + 1, x0.shape[0]))
-            assert isinstance(box, Box)
-            low, high = (jnp.broadcast_to(jnp.asarray(v, jnp.float64), us.shape) for v in (box.low, box.high))
-            return solve(control, xs, us, Limits(low, high), options)
+    def _plan(self, problem: Problem, warm: ILQRWarm, key: RandomKey) -> tuple[Plan, ILQRWarm]:
+        """A plan of a horizon that can be searched at once."""
+        found, search = self.search.plan(problem, warm.search, key)
+        assert isinstance(found.policy, OpenLoop)
+        first = found.policy.us.astype(jnp.float64)
+        polished = polish(self, problem, jnp.stack([first, jnp.where(warm.known, warm.us, first)]), self.iterations)
+        plan, us = chosen(problem, polished, jnp.stack([found.ok, warm.known]), found.metrics)
+        encoded = jax.vmap(problem.actions.encode)(us).astype(jnp.float32)
+        mean = jnp.where(plan.ok, encoded, search.mean)
+        return plan, ILQRWarm(us, plan.ok, eqx.tree_at(lambda s: s.mean, search, mean))
 
-        return jax.vmap(lambda us: in_lanes(lane, arrays, us))(starts)
+    def _drive(self, problem: Problem, key: RandomKey) -> tuple[Float[Array, "H m"], Bool[Array, ""]]:
+        """The actions of replanning at every step of the horizon, inside the model, and whether all plans were fine."""
+        short = self._shortened(problem)
+
+        def advance(now: tuple, key: RandomKey) -> tuple[tuple, Action]:
+            x, t, warm, fine = now
+            plan, warm = self._plan(dataclasses.replace(short, x0=x, t0=t), warm, key)
+            u, _ = plan.policy.act(None, x, t)
+            y = problem.dynamics.predict(x, u, t).mean[: x.shape[0]].astype(x.dtype)
+            return (y, t + 1, self.shift(warm), fine & plan.ok), u
+
+        x0, t0 = problem.x0.astype(jnp.float32), jnp.asarray(problem.t0, jnp.int32)
+        start = (x0, t0, self.init(short), jnp.ones((), bool))
+        (_, _, _, fine), us = jax.lax.scan(advance, start, jr.split(key, problem.horizon))
+        return us.astype(jnp.float64), fine
+
+
+def polish(how: ILQR, problem: Problem, starts: Float[Array, "S H m"], iterations: int) -> Solved:
+    """Every start, descended from."""
+    resolution = 8.0 * float(jnp.finfo(seen_as(problem).dtype).eps)
+    options = Options(iterations, how.tolerance, how.cost_tolerance, resolution, damping=how.damping)
+    arrays, rest = eqx.partition(problem, eqx.is_array)
+
+    def lane(arrays: Problem, us: Array) -> Solved:
+        problem: Problem = eqx.combine(arrays, rest)
+        box, control = problem.actions, control_problem(problem)
+        x0 = problem.x0.astype(jnp.float64)
+        xs = jnp.broadcast_to(x0, (us.shape[0] + 1, x0.shape[0]))
+        assert isinstance(box, Box)
+        low, high = (jnp.broadcast_to(jnp.asarray(v, jnp.float64), us.shape) for v in (box.low, box.high))
+        return solve(control, xs, us, Limits(low, high), options)
+
+    return jax.vmap(lambda us: in_lanes(lane, arrays, us))(starts)
+
+
+def chosen(
+    problem: Problem, polished: Solved, usable: Bool[Array, " S"], metrics: Metrics
+) -> tuple[Plan, Float[Array, "H m"]]:
+    """The plan of the cheapest usable solution, and its actions; the safe action if there is none."""
+    costs = jnp.where(usable, polished.trail.cost, jnp.inf)
+    index = jnp.argmin(costs)
+    best: Solved = jax.tree.map(lambda a: a[index], polished)
+    trail, box = best.trail, problem.actions
+    assert isinstance(box, Box)
+    ok = jnp.isfinite(costs[index]) & credible(problem.x0) & jnp.all(jnp.isfinite(trail.us))
+    safe = jnp.broadcast_to(box.safe(), trail.us.shape).astype(jnp.float64)
+    xs = jnp.where(ok & jnp.isfinite(trail.xs[:-1]), trail.xs[:-1], 0.0)
+    gains = jnp.where(ok & jnp.isfinite(best.K), best.K, 0.0)
+    us, t0 = jnp.where(ok, trail.us, safe), jnp.asarray(problem.t0, jnp.int32)
+    policy = Tracking(xs, us, gains, box, t0, seen_as(problem).angles)
+    return Plan(policy, costs[index].astype(jnp.float32), ok, {**metrics, "polishing": best.iterations}), us
 
 
 class Seen(NamedTuple):
