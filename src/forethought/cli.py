@@ -131,11 +131,11 @@ def spoken(argv: Sequence[str]) -> str:
     return shlex.join(["forethought", *argv])
 
 
-def begin(common: Common) -> None:
-    """Settings of jax, before anything is built."""
+def begin(common: Common, plans: Experiment | Path | None = None) -> None:
+    """Settings of jax, before anything is built: for what an experiment or a run plans with, if there is one."""
     from forethought.runs.machine import prepare_jax
 
-    prepare_jax(common.cache)
+    prepare_jax(common.cache, plans)
 
 
 def print_json(value: dict[str, Any]) -> None:
@@ -153,7 +153,7 @@ def train(argv: list[str]) -> int:
     from forethought.runs.train_flags import parse_train
 
     asked = parse_train(argv)
-    begin(asked.common)
+    begin(asked.common, asked.experiment)
     result = asked.experiment.run(display(asked.common.quiet), spoken(["train", *argv]))
     report_training(asked.experiment, result, asked.common)
     return 0
@@ -166,7 +166,7 @@ def resume(argv: list[str]) -> int:
     from forethought.runs.resume import resume as go_on
 
     path, asked, env = parse_on_run(argv, Resume(), "resume", "Go on with a run, from its newest valid checkpoint.")
-    begin(asked)
+    begin(asked, path)
     own = None if asked.experiment is None else read_file(asked.experiment)
     result = go_on(
         path,
@@ -212,7 +212,7 @@ def evaluate(argv: list[str]) -> int:
 
     about = "Run a saved controller, without exploration or learning, from the task's fixed starts."
     path, asked, env = parse_on_run(argv, Evaluate(), "evaluate", about)
-    begin(asked)
+    begin(asked, path)
     began = time.monotonic()
     own = None if asked.experiment is None else read_file(asked.experiment)
     named, which = Named(asked.task, own, None, env), "best" if asked.best else "newest"
@@ -240,7 +240,7 @@ def diagnose(argv: list[str]) -> int:
 
     about = "Say how wrong a run's model is, on episodes that it has not seen; diagnosis.json in the run has it all."
     path, asked, env = parse_on_run(argv, Diagnose(), "diagnose", about)
-    begin(asked)
+    begin(asked, path)
     own = None if asked.experiment is None else read_file(asked.experiment)
     run = open_run(path, Named(asked.task, own, None, env), strict=asked.strict)
     found = diagnose_run(run, asked.held_out, asked.fresh, asked.horizon)

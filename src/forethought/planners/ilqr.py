@@ -48,7 +48,7 @@ class ILQR(AbstractPlanner[ILQRWarm]):
     it.  Actions must be continuous.
     """
 
-    search: ICEM = ICEM(Imagination(propagation="mean"), samples=64, elites=8, iterations=2)
+    search: ICEM = ICEM(Imagination(propagation="mean"), samples=128, iterations=3)
     window: int = 30
     """Longest horizon that is searched at once."""
     drives: int = 3

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from forethought._version import __version__
+from forethought.runs.files import Damaged, read_sealed
 
 PACKAGES = ("jax", "jaxlib", "numpy", "equinox", "optax", "gymnasium", "mujoco", "safetensors", "tyro", "rich")
 
@@ -51,12 +52,48 @@ def cache_folder() -> Path:
     return base / "forethought"
 
 
-def prepare_jax(cache: bool) -> None:
-    """What the command line sets before anything is built: 64-bit, and the persistent compilation cache.
+OPTION = "xla_backend_extra_options"
+WHOLE_LOOPS = f"--{OPTION}=xla_cpu_small_while_loop_byte_threshold=1000000000"
+"""The setting by which XLA compiles a loop of small operations, and those within it, as one function on a CPU.  It can
+only be given to a whole process, before its devices start."""
+
+INLINED: dict[str, frozenset[str]] = {"0.10": frozenset()}
+"""Planners of which a control step is at least 1.3 times as fast with it whatever the model, by version of jax: from
+bench/inlining.py.  It is worth much to `forethought.ilqr` on equations (docs/control.md), but a step of a run is
+mostly the model."""
+
+
+def xla_flags(planner: str | None, given: str, version: str) -> str:
+    """XLA_FLAGS of a process that plans with this class: the user's own, and the setting where the table has it.
+
+    Whoever gives options of this kind has chosen, and is not overruled.
+    """
+    minor = ".".join(version.split(".")[:2])
+    wanted = planner in INLINED.get(minor, ()) and OPTION not in given
+    return f"{given} {WHOLE_LOOPS}".strip() if wanted else given
+
+
+def planner_of(plans: Any) -> str | None:
+    """The class that an experiment, or the run in a folder, plans with, if it can be read; nothing is checked."""
+    if not isinstance(plans, Path):
+        return type(getattr(getattr(plans, "algorithm", None), "planner", None)).__name__
+    try:
+        planner = read_sealed(plans / "config.json")["experiment"]["algorithm"]["planner"]["kind"]
+    except (Damaged, OSError, KeyError, TypeError):
+        return None
+    return planner if isinstance(planner, str) else None
+
+
+def prepare_jax(cache: bool, plans: Any = None) -> None:
+    """What the command line sets before anything is built: XLA's flags for what is planned with, 64-bit, and the
+    persistent compilation cache.  `plans` is an experiment, or the folder of a run.
 
     Compiled programs are native code, so the folder is the user's alone (mode 0700); if it cannot be made, or belongs
     to someone else, there is no cache.
     """
+    flags = xla_flags(planner_of(plans), os.environ.get("XLA_FLAGS", ""), metadata.version("jax"))
+    if flags:
+        os.environ["XLA_FLAGS"] = flags
     import jax
 
     jax.config.update("jax_enable_x64", True)
