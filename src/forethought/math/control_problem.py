@@ -93,6 +93,7 @@ def unroll(
     """
     T, n = us.shape[0], xs.shape[1]
     zero, yes = jnp.zeros((), xs.dtype), jnp.ones((), bool)
+    close = 4.0 * float(jnp.finfo(us.dtype).eps)
 
     def step(now: tuple, at: tuple) -> tuple[tuple, tuple]:
         x, alive, total, size = now
@@ -100,7 +101,8 @@ def unroll(
         if gains is not None:
             K, k, low, high = gains
             assert feedback is not None
-            u = jnp.clip(u + feedback.alpha * k + jnp.sum(K * (x - reference), axis=1), low, high)
+            moved = jnp.clip(u + feedback.alpha * k + jnp.sum(K * (x - reference), axis=1), low, high)
+            u = _snapped(moved, low, high, close * (jnp.abs(u) + jnp.abs(moved)))
         y = problem.step(x, u, t)
         cost = _charge(problem, problem.stage(x, u, y, t))
         lives = alive
@@ -123,6 +125,11 @@ def unroll(
     cost, size = total + closing, size + jnp.abs(closing)
     sound = jnp.all(jnp.isfinite(found)) & jnp.isfinite(size)
     return Trail(found, taken, jnp.where(sound, cost, jnp.inf), size, jnp.append(lived, alive))
+
+
+def _snapped(u: Action, low: Array, high: Array, close: Array) -> Action:
+    """A control that is at a limit but for rounding is equal to it: what is at a limit is found by comparison."""
+    return jnp.where(u - low <= close, low, jnp.where(high - u <= close, high, u))
 
 
 def defects_of(problem: ControlProblem, xs: Float[Array, "T+1 n"], us: Float[Array, "T m"]) -> Float[Array, "T n"]:

@@ -277,7 +277,8 @@ def _check_functions(problem: ControlProblem, constraints: Constraints | None, x
 
 def _asked(name: str, function: Callable, *arguments: Any) -> Any:
     """The shape of what a user's function returns."""
-    found = jax.eval_shape(function, *arguments)
+    # Not the function itself: jax compares those that it has seen, and a Partial compares its arrays.
+    found = jax.eval_shape(lambda *a: function(*a), *arguments)
     if not hasattr(found, "shape"):
         raise UserError(f"{name} in ilqr returns {type(found).__name__}; it must return one array.")
     return found

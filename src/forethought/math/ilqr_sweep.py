@@ -172,10 +172,8 @@ def slope_of(expansion: Expansion, us: Float[Array, "T m"], limits: Limits | Non
     own = c[:, :m]
     size = jnp.max(jnp.abs(own) + jnp.abs(g - own), axis=0, initial=0.0)
     if limits is not None:
-        # Adding and taking away a control may round, so that what is at a limit is not quite equal to it.
-        close = 4.0 * float(jnp.finfo(us.dtype).eps) * jnp.max(jnp.abs(us), axis=0, initial=0.0)
-        g = jnp.where(us - limits.low <= close, jnp.minimum(g, 0.0), g)
-        g = jnp.where(limits.high - us <= close, jnp.maximum(g, 0.0), g)
+        g = jnp.where(us <= limits.low, jnp.minimum(g, 0.0), g)
+        g = jnp.where(us >= limits.high, jnp.maximum(g, 0.0), g)
     each = jnp.max(jnp.abs(g), axis=0, initial=0.0)
     relative = jnp.max(jnp.where(each > 0.0, each / jnp.where(size > 0.0, size, 1.0), 0.0))
     return Slope(g, jnp.max(each), relative)

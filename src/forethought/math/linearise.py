@@ -29,7 +29,7 @@ class Linearisation(NamedTuple):
 
 def slopes(function: Callable[[Array], Array], z: Float[Array, " d"]) -> tuple[Float[Array, " k"], Float[Array, "k d"]]:
     """(f(z), df/dz), all d inputs forward at once, or all k outputs backward where those are fewer and d is large."""
-    k = jax.eval_shape(function, z).shape[0]
+    k = jax.eval_shape(lambda z: function(z), z).shape[0]
     backward = z.shape[0] >= REVERSE_FROM and k < z.shape[0]
     both = lambda z: (function(z),) * 2
     jacobian, value = (jax.jacrev if backward else jax.jacfwd)(both, has_aux=True)(z)
@@ -40,7 +40,8 @@ def holds_products(function: Callable[..., Array], *args: Array) -> bool:
     """Whether a function holds matrix products, found by tracing it: then many points at once are faster than one after
     the other, whatever the device."""
     shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), args)
-    return "dot_general" in str(jax.make_jaxpr(function)(*shapes))
+    # Not the function itself: jax compares those that it has seen, and a Partial compares its arrays.
+    return "dot_general" in str(jax.make_jaxpr(lambda *a: function(*a))(*shapes))
 
 
 def linearise(model: AbstractDynamics, x: State, u: Action, t: Time) -> Linearisation:
