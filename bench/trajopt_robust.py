@@ -5,8 +5,8 @@
 Starts are random states and random controls, some of them wild, on every classic system with its limits and on random
 networks as a learned model would be.  A failure is an exception, a NaN, a control outside its limits, a cost that the
 controls do not have, or a status that is not true: CONVERGED is checked by the gradient of an independent rollout, by
-reverse-mode differentiation.  Beside it the box solver's KKT residual on random programs, and linear problems with
-limits against a quadratic program solved by SciPy.
+reverse-mode differentiation, but for what rounding of the controls does to that.  Beside it the box solver's KKT
+residual on random programs, and linear problems with limits against a quadratic program solved by SciPy.
 """
 
 from __future__ import annotations
@@ -67,14 +67,12 @@ def study(name: str, dynamics: Callable[[Any, Any], Any], sizes: tuple[int, int,
     solve = lambda x0, us: forethought.ilqr(step, stage, terminal, x0, us, -limit, limit, tolerance=TOLERANCE)
 
     def cost(us: Any, x0: Any) -> Any:
-        def advance(x: Any, u: Any) -> Any:
-            return step(x, u, 0), stage(x, u, 0)
-
+        advance = lambda x, u: (step(x, u, 0), stage(x, u, 0))
         last, costs = jax.lax.scan(advance, x0, us)
-        return jnp.sum(costs) + terminal(last), jnp.concatenate([x0[None], jax.vmap(lambda x: x)(last[None])])
+        return jnp.sum(costs) + terminal(last)
 
     def judge(x0: Any, us: Any) -> Any:
-        (value, _), slope = jax.value_and_grad(cost, has_aux=True)(us, x0)
+        value, slope = jax.value_and_grad(cost)(us, x0)
         own = 0.02 * us  # d stage / du
         size = jnp.max(jnp.abs(own) + jnp.abs(slope - own), axis=0)
         free = jnp.where(us <= -limit, jnp.minimum(slope, 0.0), slope)
@@ -85,7 +83,12 @@ def study(name: str, dynamics: Callable[[Any, Any], Any], sizes: tuple[int, int,
     began = time.perf_counter()
     found = jax.block_until_ready(jax.jit(jax.vmap(solve))(x0, us))
     seconds = time.perf_counter() - began
-    value, relative = jax.jit(jax.vmap(judge))(jnp.asarray(x0), found.us)
+    judges = jax.jit(jax.vmap(judge))
+    value, relative = judges(jnp.asarray(x0), found.us)
+    # What rounding alone does to the gradient: random networks are chaotic.
+    rounded = [1.0 + 4e-16 * np.random.default_rng(k).choice([-1, 0, 1], found.us.shape) for k in range(8)]
+    others = [judges(jnp.asarray(x0), jnp.clip(found.us * each, -limit, limit))[1] for each in rounded]
+    uncertain = np.max([np.abs(np.asarray(other - relative)) for other in others], axis=0)
     status = np.asarray(found.status)
     known = status != forethought.ILQRStatus.NOT_FINITE
     arrays = (found.xs, found.us, found.K)
@@ -93,7 +96,7 @@ def study(name: str, dynamics: Callable[[Any, Any], Any], sizes: tuple[int, int,
         "not finite": int(sum(np.sum(~np.isfinite(a).all(axis=tuple(range(1, a.ndim)))) for a in arrays)),
         "outside limits": int(np.sum(np.abs(found.us).max(axis=(1, 2)) > limit)),
         "other cost": int(np.sum(known & ~(np.abs(found.cost - value) <= 1e-9 * np.abs(value)))),
-        "not converged": int(np.sum((status == 0) & ~(np.asarray(relative) <= 1.01 * TOLERANCE))),
+        "not converged": int(np.sum((status == 0) & ~(np.asarray(relative) - uncertain <= TOLERANCE))),
         "unfounded NOT_FINITE": int(np.sum(~known & np.isfinite(np.asarray(value)) & np.isfinite(relative))),
     }
     counts = {each.name: int(np.sum(status == each)) for each in forethought.ILQRStatus if np.any(status == each)}

@@ -82,10 +82,11 @@ class Kept(NamedTuple):
 def solve_constrained(
     problem: ControlProblem,
     constraints: Constraints,
-    xs: Float[Array, "T+1 n"],
+    xs: Float[Array, "_ n"],
     us: Float[Array, "T m"],
     limits: Limits | None,
     options: Options,
+    *,
     ascent: Ascent = DEFAULT,
 ) -> Kept:
     """Minimise the augmented Lagrangian by iterative LQR, raise the multipliers, repeat.

@@ -81,7 +81,7 @@ class Feedback(NamedTuple):
 
 def unroll(
     problem: ControlProblem,
-    xs: Float[Array, "T+1 n"],
+    xs: Float[Array, "_ n"],
     us: Float[Array, "T m"],
     feedback: Feedback | None = None,
     defects: Float[Array, "T n"] | None = None,
@@ -132,7 +132,7 @@ def _snapped(u: Action, low: Array, high: Array, close: Array) -> Action:
     return jnp.where(u - low <= close, low, jnp.where(high - u <= close, high, u))
 
 
-def defects_of(problem: ControlProblem, xs: Float[Array, "T+1 n"], us: Float[Array, "T m"]) -> Float[Array, "T n"]:
+def defects_of(problem: ControlProblem, xs: Float[Array, "_ n"], us: Float[Array, "T m"]) -> Float[Array, "T n"]:
     """y_t[:n] - x_{t+1}: by how much a guessed trajectory jumps."""
     times = jnp.arange(us.shape[0], dtype=jnp.int32)
     return jax.vmap(problem.step)(xs[:-1], us, times)[:, : xs.shape[1]] - xs[1:]
@@ -169,7 +169,7 @@ def expand(problem: ControlProblem, trail: Trail) -> Expansion:
     return Expansion(F, C, homogeneous(last), pull)
 
 
-def homogeneous(form: Quadratisation) -> Float[Array, "d+1 d+1"]:
+def homogeneous(form: Quadratisation) -> Float[Array, "_ _"]:
     """[H g; g^T 0]."""
     column = form.gradient[:, None]
     above = jnp.concatenate([form.hessian, column], axis=1)

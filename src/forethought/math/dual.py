@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -48,10 +48,10 @@ class Ascent:
 DEFAULT = Ascent()
 
 
-class Ascended(NamedTuple, Generic[X]):
+class Ascended(NamedTuple):
     """The minimiser of the last Lagrangian, and how well it keeps the constraints."""
 
-    x: X
+    x: Any
     multipliers: Residuals
     step: Scalar
     violation: Scalar
@@ -67,7 +67,7 @@ def dual_ascent(
     x: X,
     step: Scalar | float,
     how: Ascent = DEFAULT,
-) -> Ascended[X]:
+) -> Ascended:
     """Alternate x <- minimise(x, multipliers, step) and l <- l + step C(x), m <- max(0, m + step D(x)).
 
     `minimise` begins at the last x.  It may ignore the step: then this is dual gradient ascent with a fixed or growing
@@ -81,7 +81,7 @@ def dual_ascent(
     no = jnp.zeros((), bool)
     began = (Ascended(x, none, first, infinite, jnp.zeros((), jnp.int32), no), infinite)
 
-    def turn(carry: tuple[Ascended[X], Scalar]) -> tuple[Ascended[X], Scalar]:
+    def turn(carry: tuple[Ascended, Scalar]) -> tuple[Ascended, Scalar]:
         now, off_before = carry
         x = minimise(now.x, now.multipliers, now.step)
         found = residuals(x)
@@ -92,7 +92,7 @@ def dual_ascent(
         done = Ascended(x, moved, step, violation(found), now.rounds + 1, off <= how.tolerance)
         return done, off
 
-    def going(carry: tuple[Ascended[X], Scalar]) -> Array:
+    def going(carry: tuple[Ascended, Scalar]) -> Array:
         now, _ = carry
         return ~now.converged & (now.rounds < how.rounds) & (now.step <= how.largest * first)
 

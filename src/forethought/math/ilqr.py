@@ -75,7 +75,7 @@ def ilqr(
     damping: Damping = "control",
     iterations: int = 500,
     tolerance: float = 1e-6,
-    cost_tolerance: float = 1e-10,
+    cost_tolerance: float = 1e-12,
     violation: float = 1e-6,
 ) -> ILQRSolution:
     """Improve the controls `us` [T, m] of a system with known equations, from the state x0 [n]: a local optimum of
@@ -157,7 +157,7 @@ def _one(
     xs = jnp.where(jnp.isfinite(xs), xs, 0.0).at[0].set(x0)
     off = jnp.zeros((), x0.dtype)
     if constraints is not None:
-        kept = solve_constrained(problem, constraints, xs, us, limits, options, Ascent(tolerance=violation))
+        kept = solve_constrained(problem, constraints, xs, us, limits, options, ascent=Ascent(tolerance=violation))
         solved, off = kept.solved, kept.violation
     elif "xs" in given:
         solved = _closed(problem, solve(problem, xs, us, limits, options, shooting=True))
@@ -180,7 +180,7 @@ def _closed(problem: ControlProblem, solved: Solved) -> Solved:
     return solved._replace(trail=trail, status=status)
 
 
-def _last_finite(xs: Float[Array, "T+1 n"]) -> Float[Array, "T+1 n"]:
+def _last_finite(xs: Float[Array, "k n"]) -> Float[Array, "k n"]:
     """States from the first one that is not finite on are the last one that was (0 if there is none)."""
     fine = jnp.cumprod(jnp.all(jnp.isfinite(xs), axis=1).astype(jnp.int32))
     last = jnp.maximum(jnp.sum(fine) - 1, 0)

@@ -62,7 +62,7 @@ class Options:
     """Most backward sweeps that propose a step."""
     tolerance: float = 1e-6
     """Relative gradient (see `Slope.relative`) that counts as zero."""
-    cost_tolerance: float = 1e-10
+    cost_tolerance: float = 1e-12
     """An accepted step that lowers the cost by less than this share of its size is the last one."""
     resolution: float = 2.2e-16
     """Relative rounding error of the cost: smaller predicted changes cannot be seen."""
@@ -106,7 +106,7 @@ class _State(NamedTuple):
 
 def solve(
     problem: ControlProblem,
-    xs: Float[Array, "T+1 n"],
+    xs: Float[Array, "_ n"],
     us: Float[Array, "T m"],
     limits: Limits | None,
     options: Options,
