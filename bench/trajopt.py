@@ -120,7 +120,7 @@ def batches(process: Process, rounds: int) -> dict[str, Any]:
     """Many cart-poles in one call."""
     found = {}
     for count in BATCHES:
-        few = rounds if count < 500 else min(rounds, 3)
+        few = min(rounds, 3) if count < 500 else 1
         row = summary([process.ask("cartpole", "batch", count=count) for _ in range(few)])
         found[str(count)] = row
         show("batch", str(count), row)
