@@ -20,6 +20,7 @@ import numpy as np
 from learning import STUDIES, Study
 from runner import HERE, RESULTS
 from tables_speed import speed_page
+from tables_trajopt import trajopt_lines
 from text import MISSING, distinct, interval, markdown, number, provenance, read
 
 PAGE = HERE.parent / "docs" / "figures.md"
@@ -37,6 +38,9 @@ TITLES = {
     "pendulum-30": "Pendulum-v1 from 30 steps, today's default",
     "swingup-auto": "Cart-pole swing-up of the PILCO literature, today's default",
     "swingup-auto-truth": "Cart-pole swing-up: today's planner on the true dynamics",
+    "ilqr-v1.5": "Pendulum-v1: iLQR on the learned ensemble",
+    "ilqr-truth": "Pendulum-v1: iLQR on the true dynamics, replanning",
+    "ilqr-v1.0-truth": "Pendulum-v1: iLQR on the true dynamics, one plan an episode with its feedback",
     "pendulum-auto-truth": "Pendulum-v1: today's planner on the true dynamics (the ceiling)",
     "reacher-auto": "Reacher-v5, today's default",
     "inverted-pendulum-auto": "InvertedPendulum-v5, today's default",
@@ -236,6 +240,7 @@ def page(results: Path) -> str:
     lines += comparison_lines(results)
     lines += ablation_lines(results)
     lines += speed_page(results)
+    lines += trajopt_lines(read(results))
     return "\n".join(lines).rstrip() + "\n"
 
 
