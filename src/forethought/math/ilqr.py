@@ -49,6 +49,22 @@ class ILQRSolution(NamedTuple):
     """Of the constraints: max(|equal|, less, 0); 0 without any."""
 
 
+class _Real(eqx.Module):
+    """A user's function, whose numbers become float64.  Raises `UserError` where it returns none."""
+
+    function: Callable
+    name: str = eqx.field(static=True)
+
+    def __call__(self, *arguments: Any) -> Array:
+        value = self.function(*arguments)
+        if not isinstance(value, (int, float, np.ndarray, np.generic, jax.Array)):
+            raise UserError(f"{self.name} in ilqr returns {type(value).__name__}; it must return one array.")
+        array = jnp.asarray(value)
+        if not (jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)):
+            raise UserError(f"{self.name} in ilqr returns {array.dtype}; it must return real numbers.")
+        return array.astype(jnp.float64)
+
+
 class _Stage(eqx.Module):
     """A stage cost of (x, u, t) where the library has one of (x, u, y, t)."""
 
@@ -117,7 +133,8 @@ def ilqr(
         )
     options = Options(iterations, tolerance, cost_tolerance, bending=second_order, damping=damping)
     with jax.enable_x64(True):
-        problem = ControlProblem(step, _Stage(stage), terminal, curvature=hessian)
+        charged = _Stage(_Real(stage, "stage"))
+        problem = ControlProblem(_Real(step, "step"), charged, _Real(terminal, "terminal"), curvature=hessian)
         return _solve(
             problem, {name: wide(given[name], arrays[name]) for name in given}, constraints, options, violation
         )
@@ -238,6 +255,8 @@ def _check_limits(lo: Array | None, hi: Array | None) -> None:
     for name, limit in (("lo", lo), ("hi", hi)):
         if isinstance(limit, np.ndarray) and np.isnan(limit).any():
             raise UserError(f"{name} in ilqr holds NaN; a limit is a number, or infinite.")
+        if isinstance(limit, np.ndarray) and (limit == (np.inf if name == "lo" else -np.inf)).any():
+            raise UserError("lo in ilqr is +inf or hi is -inf somewhere; then no control is allowed.")
     if lo is None or hi is None or isinstance(lo, Tracer) or isinstance(hi, Tracer):
         return
     low, high = np.broadcast_arrays(lo, hi)
@@ -245,23 +264,21 @@ def _check_limits(lo: Array | None, hi: Array | None) -> None:
         where = tuple(np.argwhere(low > high)[0])
         place = f" at {[int(i) for i in where]}" if where else ""
         raise UserError(f"lo in ilqr is {low[where]} and hi {high[where]}{place}; lo must not be larger.")
-    if np.isposinf(low).any() or np.isneginf(high).any():
-        raise UserError("lo in ilqr is +inf or hi is -inf somewhere; then no control is allowed.")
 
 
 def _check_functions(problem: ControlProblem, constraints: Constraints | None, x0: Array, us: Array) -> None:
     """What the user's functions return, by their shapes."""
     x, t = jax.ShapeDtypeStruct(x0.shape, x0.dtype), jax.ShapeDtypeStruct((), jnp.int32)
     u = jax.ShapeDtypeStruct(us.shape[1:], us.dtype)
-    y = _asked("step", problem.step, x, u, t)
+    y = _asked(problem.step, x, u, t)
     if y.shape != x.shape:
         raise UserError(
             f"step in ilqr returns shape {list(y.shape)} for a state of {x.shape[0]}; it must be the next state."
         )
     residuals = problem.curvature == "gauss-newton"
     for name, value in (
-        ("stage", _asked("stage", problem.stage, x, u, x, t)),
-        ("terminal", _asked("terminal", problem.terminal, x)),
+        ("stage", _asked(problem.stage, x, u, x, t)),
+        ("terminal", _asked(problem.terminal, x)),
     ):
         wanted = "a vector of residuals [r], as hessian is 'gauss-newton'" if residuals else "one number"
         if value.ndim != (1 if residuals else 0):
@@ -270,15 +287,12 @@ def _check_functions(problem: ControlProblem, constraints: Constraints | None, x
         function = getattr(constraints, name, None)
         if function is not None:
             arguments = (x,) if name.startswith("final") else (x, u, t)
-            value = _asked(f"constraints.{name}", function, *arguments)
+            value = _asked(_Real(function, f"constraints.{name}"), *arguments)
             if value.ndim != 1:
                 raise UserError(f"constraints.{name} in ilqr returns shape {list(value.shape)}; it must be a vector.")
 
 
-def _asked(name: str, function: Callable, *arguments: Any) -> Any:
-    """The shape of what a user's function returns."""
+def _asked(function: Callable, *arguments: Any) -> Any:
+    """The shape of what a function returns."""
     # Not the function itself: jax compares those that it has seen, and a Partial compares its arrays.
-    found = jax.eval_shape(lambda *a: function(*a), *arguments)
-    if not hasattr(found, "shape"):
-        raise UserError(f"{name} in ilqr returns {type(found).__name__}; it must return one array.")
-    return found
+    return jax.eval_shape(lambda *a: function(*a), *arguments)
