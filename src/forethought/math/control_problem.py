@@ -163,7 +163,8 @@ def expand(problem: ControlProblem, trail: Trail) -> Expansion:
         return F, homogeneous(stage), pull
 
     points = (trail.xs[:-1], trail.us, times, trail.xs[1:], trail.alive[:-1])
-    together = jax.default_backend() != "cpu" or holds_products(problem.step, trail.xs[0], trail.us[0], times[0])
+    u, t = jnp.zeros(trail.us.shape[1:], trail.us.dtype), jnp.zeros((), jnp.int32)  # T may be 0
+    together = jax.default_backend() != "cpu" or holds_products(problem.step, trail.xs[0], u, t)
     F, C, pull = jax.vmap(one)(points) if together else jax.lax.map(one, points)
     last = _counted(_bend(problem, problem.terminal, trail.xs[-1]), trail.alive[-1])
     return Expansion(F, C, homogeneous(last), pull)
