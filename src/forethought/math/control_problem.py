@@ -215,5 +215,5 @@ def bent_dynamics(
 ) -> Float[Array, "d d"]:
     """sum_i weight_i d^2 y_i / d[u; x]^2: what differential dynamic programming adds to Q (Mayne, 1966)."""
     m = u.shape[0]
-    scalar = lambda w: jnp.sum(weight * problem.step(w[m:], w[:m], t))
+    scalar = lambda w: jnp.sum(weight * problem.step(w[m:], w[:m], t)[: weight.shape[0]])
     return curvature(scalar, jnp.concatenate([u, x])).hessian

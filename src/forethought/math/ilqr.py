@@ -211,7 +211,7 @@ def _limits(given: dict[str, Array], shape: tuple[int, ...]) -> tuple[Limits | N
         return None, jnp.ones((), bool)
     low = jnp.broadcast_to(given.get("lo", -jnp.inf), shape)
     high = jnp.broadcast_to(given.get("hi", jnp.inf), shape)
-    possible = jnp.all(low <= high)  # NaN is not
+    possible = jnp.all((low <= high) & (low < jnp.inf) & (high > -jnp.inf))  # NaN is not
     middle = jnp.zeros(shape, low.dtype)
     return Limits(jnp.where(possible, low, middle), jnp.where(possible, high, middle)), possible
 
