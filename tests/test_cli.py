@@ -177,7 +177,10 @@ MISTAKES = [
     (["train", "pendulum", "--planner.smaples", "5"], "The nearest is --algorithm.planner.samples."),
     (["train", "pendulum", "--algoritm", "v1.0"], "There is no flag --algoritm."),
     (["train", "pendulum", "--algorithm", "v1.6"], "--algorithm is 'v1.6'; it must be v0.5 or v1.0 or v1.5."),
-    (["train", "pendulum", "--planner", "icme"], "it must be shooting or cem or icem or mppi or ilqr. The nearest is icem."),
+    (
+        ["train", "pendulum", "--planner", "icme"],
+        "it must be shooting or cem or icem or mppi or ilqr. The nearest is icem.",
+    ),
     (["train", "pendulum", "--model", "forest"], "--model is 'forest'; it must be auto or gp or ensemble"),
     (["train", "pendulum", "--steps", "many"], "--steps is 'many'; it must be a whole number."),
     (["train", "pendulum", "--steps=1.5"], "--steps is '1.5'; it must be a whole number."),

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from control_cases import rollout
+from control_cases import gains_of, rollout
 from forethought import Constraints, ILQRStatus, ilqr
+from lqr_cases import best, constant
 
 T, n, m, DT = 15, 4, 2, 0.2
 A = np.eye(n) + DT * np.eye(n, k=2)
@@ -223,13 +224,17 @@ def test_an_obstacle_is_avoided(centre):
 
 
 def test_constraints_that_hold_nothing_change_nothing():
+    """It is one linear-quadratic problem then: one iteration, and the dense optimum."""
     asked = Asked(end=20.0, weight=0.1)
-    arguments, _ = asked.arguments()
-    got, plain = asked.solve(), ilqr(*arguments)
-    assert got.status == plain.status == ILQRStatus.CONVERGED
-    assert got.violation == plain.violation == 0.0
-    for name in ("xs", "us", "K", "cost"):
-        np.testing.assert_allclose(getattr(got, name), getattr(plain, name), rtol=1e-8, atol=1e-9)
+    got = asked.solve()
+    free = constant(A, B, 0.1 * np.eye(n), np.eye(m), 20.0 * np.eye(n), T)._replace(c_T=-20.0 * GOAL)
+    xs, us, _ = best(free, np.zeros(n))
+    assert got.status == ILQRStatus.CONVERGED
+    assert got.violation == 0.0
+    assert got.iterations == 1
+    np.testing.assert_allclose(got.us, us, rtol=1e-8, atol=1e-9)
+    np.testing.assert_allclose(got.xs, xs, rtol=1e-8, atol=1e-9)
+    np.testing.assert_allclose(got.K, gains_of(free), rtol=1e-8, atol=1e-9)
 
 
 @pytest.mark.parametrize(

@@ -161,10 +161,10 @@ def test_multiple_shooting_of_a_linear_quadratic_problem(seed, guess):
     assert got.iterations <= 4
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [0, 1, 3])
 def test_where_jumps_are_left_cost_and_gradient_are_those_of_the_rollout(seed):
-    """After one iteration of multiple shooting from a wild guess the states are still not where controls lead."""
-    q = wild(seed=seed)
+    """One iteration from a wild guess takes a share of the step: the states are not yet where controls lead."""
+    q = wild(seed=seed, bend=1.0)
     xs = 3.0 * np.random.default_rng(seed).standard_normal((T + 1, n))
     got = ilqr(*q, xs=xs, iterations=1)
     assert got.status == ILQRStatus.ITERATION_LIMIT
