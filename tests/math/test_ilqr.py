@@ -158,7 +158,7 @@ def test_multiple_shooting_of_a_linear_quadratic_problem(seed, guess):
     got = ilqr(*q, xs=xs, **TIGHT)
     np.testing.assert_allclose(got.us, best(p, q.x0)[1], atol=1e-8)
     check_optimum(q, got)
-    assert got.iterations <= 4
+    assert got.iterations <= 1
 
 
 @pytest.mark.parametrize("seed", [0, 1, 3])

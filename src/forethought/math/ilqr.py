@@ -14,10 +14,10 @@ from jaxtyping import Float, Int
 
 from forethought.math.arguments import can_be_wide, finite, real_numbers, wide
 from forethought.math.constrained import Constraints, solve_constrained
-from forethought.math.control_problem import ControlProblem, Curvature, unroll
+from forethought.math.control_problem import ControlProblem, Curvature, expand, unroll
 from forethought.math.dual import Ascent
 from forethought.math.ilqr_solve import ILQRStatus, Limits, Options, Solved, solve
-from forethought.math.ilqr_sweep import Damping
+from forethought.math.ilqr_sweep import Damping, slope_of
 from forethought.math.lanes import in_lanes
 from forethought.types import Array, Scalar, UserError
 
@@ -33,8 +33,9 @@ class ILQRSolution(NamedTuple):
     us: Float[Array, "T m"]
     """Within the limits."""
     K: Float[Array, "T m n"]
-    """-Quu^-1 Qux, without regularisation unless the status says NOT_POSITIVE_DEFINITE; 0 where a limit holds a
-    control, and where there is none."""
+    """-Quu^-1 Qux, with as little regularisation as makes Quu positive definite, which is none if the status says
+    CONVERGED; 0 where a limit holds a control, and where there are no gains.  Where multiple shooting ended with jumps
+    they are those of the trajectory with jumps."""
     cost: Scalar
     """+inf if not even the first trajectory has a finite one."""
     gradient_norm: Scalar
@@ -177,7 +178,7 @@ def _one(
         kept = solve_constrained(problem, constraints, xs, us, limits, options, ascent=Ascent(tolerance=violation))
         solved, off = kept.solved, kept.violation
     elif "xs" in given:
-        solved = _closed(problem, solve(problem, xs, us, limits, options, shooting=True))
+        solved = _closed(problem, solve(problem, xs, us, limits, options, shooting=True), limits)
     else:
         solved = solve(problem, xs, us, limits, options)
     status = jnp.where(sound, solved.status, ILQRStatus.NOT_FINITE)
@@ -190,11 +191,12 @@ def _one(
     return ILQRSolution(states, trail.us, K, cost, norm, relative, solved.iterations, status, off)
 
 
-def _closed(problem: ControlProblem, solved: Solved) -> Solved:
+def _closed(problem: ControlProblem, solved: Solved, limits: Limits | None) -> Solved:
     """The rollout of what multiple shooting found: where it ended with jumps, states are not where controls lead."""
     trail = unroll(problem, solved.trail.xs, solved.trail.us)
     status = jnp.where(jnp.isfinite(trail.cost), solved.status, ILQRStatus.NOT_FINITE)
-    return solved._replace(trail=trail, status=status)
+    slope = slope_of(expand(problem, trail), trail.us, limits)
+    return solved._replace(trail=trail, slope=slope, status=status)
 
 
 def _last_finite(xs: Float[Array, "k n"]) -> Float[Array, "k n"]:

@@ -23,7 +23,8 @@ class ILQRStatus(enum.IntEnum):
     """How a solve ended.  Whatever it is, what is returned is the best that was found, and consistent."""
 
     CONVERGED = 0
-    """The gradient is below the tolerance, and Quu is positive definite at every step: a local minimum."""
+    """The gradient is below the tolerance, and Quu is positive definite at every step: a local minimum,
+    as far as the Hessian that is used can tell."""
     SMALL_STEP = 1
     """No step lowers the cost by more than its tolerance or rounding, though the gradient is not below its own."""
     NOT_POSITIVE_DEFINITE = 2
@@ -50,6 +51,8 @@ CLOSED = 1e-12
 """Defects below this share of the states are rounding."""
 SLIGHT = 1e-5
 """Regularisation up to this leaves a step nearly as it is."""
+DEEP = 1e8
+"""A solve that ends without a minimum below -DEEP times the size of the first cost is unbounded."""
 BOTTOM = 1e12
 """A cost below -BOTTOM times the size of the first trajectory's is taken for unbounded."""
 
@@ -91,6 +94,8 @@ class _State(NamedTuple):
     """The step that is tried next."""
     rate: Scalar
     """Predicted decrease per share of it, to first order; of the merit in multiple shooting."""
+    scale: Scalar
+    """The size of the first trajectory's cost."""
     price: Scalar
     """Of a defect, in the merit: cost + price sum |d_t|."""
     slope: Slope
@@ -126,12 +131,25 @@ def solve(
     trail = Trail(xs, us, jnp.full((), jnp.inf, dtype), zero, jnp.ones((T + 1,), bool))
     jumps = defects_of(problem, xs, us) if shooting else None
     began = _State(
-        trail, jumps, sweep, zero, zero, Slope(jnp.zeros_like(us), zero, zero), zero, jnp.ones((), dtype), count, count
+        trail,
+        jumps,
+        sweep,
+        zero,
+        zero,
+        zero,
+        Slope(jnp.zeros_like(us), zero, jnp.zeros((m,), dtype), zero),
+        zero,
+        jnp.ones((), dtype),
+        count,
+        count,
     )
     turn = lambda now: _turn(problem, now, limits, options)
     end = jax.lax.while_loop(lambda now: now.ending < 0, turn, began)
     K = jnp.where(end.sweep.definite, end.sweep.K, 0.0)
-    return Solved(end.trail, K, end.slope, jnp.maximum(end.iterations, 0), end.ending)
+    deep = end.trail.cost < -DEEP * jnp.where(end.scale > 0.0, end.scale, 1.0)
+    gave_up = (end.ending == ILQRStatus.SMALL_STEP) | (end.ending == ILQRStatus.ITERATION_LIMIT)
+    ending = jnp.where(deep & gave_up, ILQRStatus.UNBOUNDED, end.ending).astype(jnp.int32)
+    return Solved(end.trail, K, end.slope, jnp.maximum(end.iterations, 0), ending)
 
 
 def _turn(problem: ControlProblem, now: _State, limits: Limits | None, options: Options) -> _State:
@@ -147,7 +165,7 @@ def _turn(problem: ControlProblem, now: _State, limits: Limits | None, options: 
     ending = jnp.where((ending < 0) & over, ILQRStatus.ITERATION_LIMIT, ending)
 
     expansion = expand(problem, now.trail)
-    slope = slope_of(expansion, now.trail.us, limits)
+    slope = slope_of(expansion, now.trail.us, limits, now.slope.largest)
     settled = slope.relative <= options.tolerance
     jumps = None
     if now.jumps is not None:
@@ -178,6 +196,7 @@ def _move(problem: ControlProblem, now: _State, limits: Limits | None) -> tuple[
         mu=jnp.where(first, now.mu, jnp.where(accepted, less, more)),
         delta=jnp.where(first, now.delta, jnp.where(accepted, slower, faster)),
         iterations=now.iterations + 1,
+        scale=jnp.where(first, trail.size, now.scale),
         ending=ending.astype(jnp.int32),
     )
     return moved, gained
@@ -266,14 +285,16 @@ def _rate(expansion: Expansion, sweep: Sweep, now: _State) -> tuple[Scalar, Scal
     if now.jumps is None:
         return -sweep.linear, now.price
 
-    def step(x: Array, at: tuple) -> tuple[Array, Scalar]:
-        F, c, K, k = at
+    def step(x: Array, at: tuple) -> tuple[Array, tuple[Scalar, Scalar]]:
+        F, C, K, k = at
         w = jnp.concatenate([k + jnp.sum(K * x, axis=1), x])
-        return jnp.sum(F[:-1, :-1] * w, axis=1) + F[:-1, -1], jnp.sum(c * w)
+        bent = jnp.sum(C[:-1, :-1] * w[:, None] * w)
+        return jnp.sum(F[:-1, :-1] * w, axis=1) + F[:-1, -1], (jnp.sum(C[:-1, -1] * w), bent)
 
-    c_T, c = expansion.end[:-1, -1], expansion.C[:, :-1, -1]
-    last, each = jax.lax.scan(step, jnp.zeros_like(c_T), (expansion.F, c, sweep.K, sweep.k))
+    c_T = expansion.end[:-1, -1]
+    last, (each, bent) = jax.lax.scan(step, jnp.zeros_like(c_T), (expansion.F, expansion.C, sweep.K, sweep.k))
     change, gap = jnp.sum(each) + jnp.sum(c_T * last), jnp.sum(jnp.abs(now.jumps))
-    needed = 2.0 * jnp.maximum(change, 0.0) / jnp.where(gap > 0.0, gap, 1.0)
+    curve = jnp.sum(bent) + jnp.sum(expansion.end[:-1, :-1] * last[:, None] * last)
+    needed = 2.0 * jnp.maximum(change + 0.5 * jnp.maximum(curve, 0.0), 0.0) / jnp.where(gap > 0.0, gap, 1.0)
     price = jnp.where((gap > 0.0) & sweep.definite, jnp.maximum(now.price, needed), now.price)
     return price * gap - change, price

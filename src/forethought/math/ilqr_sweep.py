@@ -153,12 +153,21 @@ class Slope(NamedTuple):
     """dJ/du_t.  At a limit only the part that points inside counts; the other is 0."""
     norm: Scalar
     """Its largest entry in magnitude."""
+    largest: Float[Array, " m"]
+    """The largest denominators of `relative` so far in a solve."""
     relative: Scalar
     """The largest over controls i of max_t |g_ti| / max_t (|dc/du_ti| + |(B^T lambda)_ti|): how much is left of the
-    numbers that cancel at an optimum.  It has no units."""
+    numbers that cancel at an optimum.  It has no units.  A denominator is at least `FAINT` times what it was: at an
+    optimum where all of these numbers vanish there is rounding alone."""
 
 
-def slope_of(expansion: Expansion, us: Float[Array, "T m"], limits: Limits | None) -> Slope:
+FAINT = 1e-7
+"""See `Slope.relative`."""
+
+
+def slope_of(
+    expansion: Expansion, us: Float[Array, "T m"], limits: Limits | None, before: Float[Array, " m"] | float = 0.0
+) -> Slope:
     """The gradient by the adjoint recursion lambda_t = dc/dx + A^T lambda_{t+1}, without any feedback."""
     n, m = expansion.end.shape[0] - 1, us.shape[1]
     F, c = expansion.F[:, :n, :-1], expansion.C[:, :-1, -1]
@@ -171,9 +180,11 @@ def slope_of(expansion: Expansion, us: Float[Array, "T m"], limits: Limits | Non
     _, g = jax.lax.scan(step, expansion.end[:-1, -1], (F, c), reverse=True)
     own = c[:, :m]
     size = jnp.max(jnp.abs(own) + jnp.abs(g - own), axis=0, initial=0.0)
+    largest = jnp.maximum(jnp.where(jnp.isfinite(size), size, 0.0), before)
+    size = jnp.maximum(size, FAINT * largest)
     if limits is not None:
         g = jnp.where(us <= limits.low, jnp.minimum(g, 0.0), g)
         g = jnp.where(us >= limits.high, jnp.maximum(g, 0.0), g)
     each = jnp.max(jnp.abs(g), axis=0, initial=0.0)
     relative = jnp.max(jnp.where(each > 0.0, each / jnp.where(size > 0.0, size, 1.0), 0.0))
-    return Slope(g, jnp.max(each), relative)
+    return Slope(g, jnp.max(each), largest, relative)
