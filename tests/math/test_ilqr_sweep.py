@@ -13,7 +13,7 @@ import pytest
 import control_cases as cc
 from control_cases import Control, Mortal, linear_quadratic, wild
 from forethought.math.control_problem import ControlProblem, Expansion, Feedback, Trail, defects_of, expand, unroll
-from forethought.math.ilqr_sweep import Regularisation, Slope, Sweep, slope_of, sweep_back, units
+from forethought.math.ilqr_sweep import Regularisation, Slope, Sweep, gradient_of, slope_of, sweep_back, units
 from lqr_cases import case
 
 n, m, T = 4, 2, 12
@@ -72,7 +72,7 @@ def _around(problem, xs, us, mu) -> Found:
     expansion = expand(problem, trail)
     held = Regularisation(mu * jnp.ones(m), None)
     sweeps = [sweep_back(expansion, held, trail, None, bending) for bending in (None, problem)]
-    return Found(trail, expansion, slope_of(expansion, us, None), *sweeps)
+    return Found(trail, expansion, slope_of(gradient_of(expansion), expansion, us, None), *sweeps)
 
 
 @eqx.filter_jit

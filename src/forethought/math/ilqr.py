@@ -17,7 +17,7 @@ from forethought.math.constrained import Constraints, solve_constrained
 from forethought.math.control_problem import ControlProblem, Curvature, expand, unroll
 from forethought.math.dual import Ascent
 from forethought.math.ilqr_solve import ILQRStatus, Limits, Options, Solved, solve
-from forethought.math.ilqr_sweep import Damping, slope_of
+from forethought.math.ilqr_sweep import Damping, gradient_of, slope_of
 from forethought.math.lanes import in_lanes
 from forethought.types import Array, Scalar, UserError
 
@@ -195,7 +195,8 @@ def _closed(problem: ControlProblem, solved: Solved, limits: Limits | None) -> S
     """The rollout of what multiple shooting found: where it ended with jumps, states are not where controls lead."""
     trail = unroll(problem, solved.trail.xs, solved.trail.us)
     status = jnp.where(jnp.isfinite(trail.cost), solved.status, ILQRStatus.NOT_FINITE)
-    slope = slope_of(expand(problem, trail), trail.us, limits)
+    expansion = expand(problem, trail)
+    slope = slope_of(gradient_of(expansion), expansion, trail.us, limits)
     return solved._replace(trail=trail, slope=slope, status=status)
 
 

@@ -127,7 +127,7 @@ def solve(
     dtype, (T, m), n = xs.dtype, us.shape, xs.shape[1]
     zero, count = jnp.zeros((), dtype), jnp.full((), -1, jnp.int32)
     us = us if limits is None else jnp.clip(us, limits.low, limits.high)
-    sweep = Sweep(jnp.zeros((T, m, n), dtype), jnp.zeros_like(us), zero, zero, jnp.ones((), bool))
+    sweep = Sweep(jnp.zeros((T, m, n), dtype), jnp.zeros_like(us), zero, zero, jnp.ones((), bool), jnp.zeros_like(us))
     trail = Trail(xs, us, jnp.full((), jnp.inf, dtype), zero, jnp.ones((T + 1,), bool))
     jumps = defects_of(problem, xs, us) if shooting else None
     began = _State(
@@ -165,17 +165,8 @@ def _turn(problem: ControlProblem, now: _State, limits: Limits | None, options: 
     ending = jnp.where((ending < 0) & over, ILQRStatus.ITERATION_LIMIT, ending)
 
     expansion = expand(problem, now.trail)
-    slope = slope_of(expansion, now.trail.us, limits, now.slope.largest)
-    settled = slope.relative <= options.tolerance
-    jumps = None
-    if now.jumps is not None:
-        jumps = expansion.F[:, :-1, -1]
-        settled &= jnp.sum(jnp.abs(jumps)) <= CLOSED * jnp.sum(jnp.abs(now.trail.xs))
-    ending = jnp.where(settled & (ending != ILQRStatus.UNBOUNDED), ILQRStatus.CONVERGED, ending)
-    finite = jnp.isfinite(slope.norm) & jnp.all(jnp.isfinite(expansion.F)) & jnp.all(jnp.isfinite(expansion.C))
-    ending = jnp.where(finite & jnp.isfinite(now.trail.cost), ending, ILQRStatus.NOT_FINITE)
-    now = now._replace(jumps=jumps, slope=slope, ending=ending.astype(jnp.int32))
-    return _propose(problem, now, expansion, limits, options)
+    jumps = None if now.jumps is None else expansion.F[:, :-1, -1]
+    return _propose(problem, now._replace(jumps=jumps, ending=ending.astype(jnp.int32)), expansion, limits, options)
 
 
 def _move(problem: ControlProblem, now: _State, limits: Limits | None) -> tuple[_State, Scalar]:
@@ -233,42 +224,52 @@ def _propose(
 ) -> _State:
     """Sweep back, with more and more regularisation until Quu is positive definite everywhere.
 
-    Where the solve ends, the first sweep has none: those gains are the ones that a user wants, and they tell a minimum
-    from a saddle.
+    Where the solve ends, the last sweep has none, or as little as it takes: those gains are the ones that a user wants,
+    and they tell a minimum from a saddle.
     """
     unit, bending = units(expansion, options.damping), problem if options.bending else None
+    finite = jnp.all(jnp.isfinite(expansion.F)) & jnp.all(jnp.isfinite(expansion.C)) & jnp.isfinite(now.trail.cost)
+    closed = jnp.ones((), bool)
+    if now.jumps is not None:
+        closed = jnp.sum(jnp.abs(now.jumps)) <= CLOSED * jnp.sum(jnp.abs(now.trail.xs))
 
-    def attempt(now: _State) -> _State:
-        sweep = sweep_back(expansion, jax.tree.map(lambda v: now.mu * v, unit), now.trail, limits, bending)
-        rate, price = _rate(expansion, sweep, now)
-        second = sweep.quadratic if now.jumps is None else 0.0
-        visible = rate - second > options.resolution * now.trail.size
-        # A decrease that is smaller than rounding: what is there is as good as it gets.
-        still = sweep.definite & ~visible & (now.ending < 0)
-        more, faster = _raised(now.mu, now.delta)
-        hopeless = ~sweep.definite & (more > MOST_DAMPING)
-        failed = hopeless & ((now.ending < 0) | (now.ending == ILQRStatus.CONVERGED))
-        saddle = sweep.definite & (now.ending == ILQRStatus.CONVERGED) & (now.mu > 0.0)
-        ending = jnp.where(failed | saddle, ILQRStatus.NOT_POSITIVE_DEFINITE, now.ending)
-        ending = jnp.where(still, ILQRStatus.SMALL_STEP, ending).astype(jnp.int32)
-        mu = jnp.where(sweep.definite, jnp.where(still, 0.0, now.mu), jnp.minimum(more, 2.0 * MOST_DAMPING))
-        delta = jnp.where(sweep.definite, now.delta, faster)
-        return now._replace(sweep=sweep, rate=rate, price=price, mu=mu, delta=delta, ending=ending)
+    def attempt(search: tuple[_State, Flag]) -> tuple[_State, Flag]:
+        before = search[0]
+        sweep = sweep_back(expansion, jax.tree.map(lambda v: before.mu * v, unit), before.trail, limits, bending)
+        slope = slope_of(sweep.gradient, expansion, before.trail.us, limits, before.slope.largest)
+        settled = closed & (slope.relative <= options.tolerance) & (before.ending != ILQRStatus.UNBOUNDED)
+        ending = jnp.where(settled, ILQRStatus.CONVERGED, before.ending)
+        ending = jnp.where(finite & jnp.isfinite(slope.norm), ending, ILQRStatus.NOT_FINITE)
+        rate, price = _rate(expansion, sweep, before)
+        after = before._replace(sweep=sweep, slope=slope, rate=rate, price=price, ending=ending)
+        return _judge(after, (before.ending < 0) & (ending >= 0), options)
 
-    def going(now: tuple[_State, Flag]) -> Flag:
-        return ~now[1]
+    start = now._replace(mu=jnp.where(now.ending >= 0, 0.0, now.mu))
+    return jax.lax.while_loop(lambda search: ~search[1], attempt, (start, jnp.zeros((), bool)))[0]
 
-    def again(now: tuple[_State, Flag]) -> tuple[_State, Flag]:
-        before = now[0]
-        after = attempt(before)
-        repeat = (after.ending >= 0) & (before.ending < 0) & (before.mu > 0.0)
-        stop = (after.sweep.definite & ~repeat) | (after.mu > MOST_DAMPING)
-        return after, stop
 
-    ended = jnp.where(now.ending >= 0, 0.0, now.mu)
-    broken = now.ending == ILQRStatus.NOT_FINITE
-    state = now._replace(mu=ended, sweep=now.sweep._replace(definite=~broken))
-    return jax.lax.while_loop(going, again, (state, broken))[0]
+def _judge(now: _State, settled: Flag, options: Options) -> tuple[_State, Flag]:
+    """What a sweep means: its status, the regularisation of the next, and whether there need not be one.
+
+    `settled` says that the trajectory has just turned out to be the last one.
+    """
+    sweep, going = now.sweep, now.ending < 0
+    second = sweep.quadratic if now.jumps is None else 0.0
+    visible = now.rate - second > options.resolution * now.trail.size
+    # A decrease that is smaller than rounding: what is there is as good as it gets.
+    still = sweep.definite & ~visible & going
+    again = (settled | still) & (now.mu > 0.0)
+    more, faster = _raised(now.mu, now.delta)
+    converged, broken = now.ending == ILQRStatus.CONVERGED, now.ending == ILQRStatus.NOT_FINITE
+    failed = ~sweep.definite & (more > MOST_DAMPING) & (going | converged)
+    saddle = sweep.definite & converged & (now.mu > 0.0)
+    ending = jnp.where((failed | saddle) & ~again, ILQRStatus.NOT_POSITIVE_DEFINITE, now.ending)
+    ending = jnp.where(still, ILQRStatus.SMALL_STEP, ending).astype(jnp.int32)
+    kept = sweep.definite | again
+    mu = jnp.where(again, 0.0, jnp.where(kept, now.mu, jnp.minimum(more, 2.0 * MOST_DAMPING)))
+    sweep = sweep._replace(definite=sweep.definite & ~broken)
+    after = now._replace(sweep=sweep, mu=mu, delta=jnp.where(kept, now.delta, faster), ending=ending)
+    return after, broken | ~again & (sweep.definite | (mu > MOST_DAMPING))
 
 
 def _raised(mu: Scalar, delta: Scalar) -> tuple[Scalar, Scalar]:

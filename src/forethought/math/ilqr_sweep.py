@@ -41,6 +41,8 @@ class Sweep(NamedTuple):
     quadratic: Scalar
     definite: Flag
     """Whether the (regularised) Quu of the free controls is positive definite at every step."""
+    gradient: Float[Array, "T m"]
+    """dJ/du_t at the trajectory itself: it goes back over the same matrices, whatever the regularisation."""
 
 
 class Regularisation(NamedTuple):
@@ -104,9 +106,10 @@ def sweep_back(
     n, m = trail.xs.shape[1], trail.us.shape[1]
     tolerance = ROUNDING * (n + m) * float(jnp.finfo(trail.xs.dtype).eps)
 
-    def step(now: tuple, at: tuple) -> tuple[tuple, Array]:
-        V, later, linear, definite = now
+    def step(now: tuple, at: tuple) -> tuple[tuple, tuple[Array, Array]]:
+        V, later, linear, definite, adjoint = now
         F, C, box, point = at
+        adjoint, gradient = _adjoint_step(adjoint, F, C)
         VF = small_product(V, F)
         Q = C + small_transposed_product(F, VF)
         if bending is not None:
@@ -117,18 +120,24 @@ def sweep_back(
         rest = small_product(Q[:m, :m], gains) + Q[:m, m:]
         V = Q[m:, m:] + small_transposed_product(gains, rest) + small_transposed_product(Q[:m, m:], gains)
         linear = linear + jnp.sum(gains[:, -1] * Q[:m, -1])
-        return (symmetric(V), gains[:, -1], linear, definite & sound), gains
+        return (symmetric(V), gains[:, -1], linear, definite & sound, adjoint), (gains, gradient)
 
     zero = jnp.zeros((), trail.xs.dtype)
-    end = (expansion.end, jnp.zeros((m,), trail.us.dtype), zero, jnp.ones((), bool))
+    end = (expansion.end, jnp.zeros((m,), trail.us.dtype), zero, jnp.ones((), bool), expansion.end[:-1, -1])
     box = None if limits is None else (limits.low - trail.us, limits.high - trail.us)
     times = jnp.arange(trail.us.shape[0], dtype=jnp.int32)
     point = None if bending is None else (trail.xs[:-1], trail.us, times, expansion.pull)
     inputs = (expansion.F, expansion.C, box, point)
-    (V, _, linear, definite), gains = jax.lax.scan(step, end, inputs, reverse=True)
-    V, gains = jnp.asarray(V), jnp.asarray(gains)
+    (V, _, linear, definite, _), (gains, gradient) = jax.lax.scan(step, end, inputs, reverse=True)
     # The constant of V began at 0, and counts twice.
-    return Sweep(gains[:, :, :n], gains[:, :, n], linear, 0.5 * V[n, n] - linear, definite)
+    return Sweep(gains[:, :, :n], gains[:, :, n], linear, 0.5 * V[n, n] - linear, definite, gradient)
+
+
+def _adjoint_step(adjoint: Array, F: Array, C: Array) -> tuple[Array, Array]:
+    """lambda_t = dc/dx + A^T lambda_{t+1} and dJ/du_t = dc/du + B^T lambda_{t+1}, from the homogeneous F and C."""
+    q = C[:-1, -1] + jnp.sum(F[:-1, :-1] * adjoint[:, None], axis=0)
+    m = q.shape[0] - adjoint.shape[0]
+    return q[m:], q[:m]
 
 
 def _gains(
@@ -165,20 +174,21 @@ FAINT = 1e-7
 """See `Slope.relative`."""
 
 
+def gradient_of(expansion: Expansion) -> Float[Array, "T m"]:
+    """dJ/du_t by the adjoint recursion, without any feedback."""
+    step = lambda adjoint, at: _adjoint_step(adjoint, *at)
+    return jax.lax.scan(step, expansion.end[:-1, -1], (expansion.F, expansion.C), reverse=True)[1]
+
+
 def slope_of(
-    expansion: Expansion, us: Float[Array, "T m"], limits: Limits | None, before: Float[Array, " m"] | float = 0.0
+    gradient: Float[Array, "T m"],
+    expansion: Expansion,
+    us: Float[Array, "T m"],
+    limits: Limits | None,
+    before: Float[Array, " m"] | float = 0.0,
 ) -> Slope:
-    """The gradient by the adjoint recursion lambda_t = dc/dx + A^T lambda_{t+1}, without any feedback."""
-    n, m = expansion.end.shape[0] - 1, us.shape[1]
-    F, c = expansion.F[:, :n, :-1], expansion.C[:, :-1, -1]
-
-    def step(adjoint: Array, at: tuple[Array, Array]) -> tuple[Array, Array]:
-        F, c = at
-        q = c + jnp.sum(F * adjoint[:, None], axis=0)
-        return q[m:], q[:m]
-
-    _, g = jax.lax.scan(step, expansion.end[:-1, -1], (F, c), reverse=True)
-    own = c[:, :m]
+    """What of the gradient dJ/du counts within the limits, and its sizes; `before` is `largest` so far."""
+    g, own = gradient, expansion.C[:, : us.shape[1], -1]
     size = jnp.max(jnp.abs(own) + jnp.abs(g - own), axis=0, initial=0.0)
     largest = jnp.maximum(jnp.where(jnp.isfinite(size), size, 0.0), before)
     size = jnp.maximum(size, FAINT * largest)
