@@ -147,8 +147,8 @@ def casadi_stage(problem: Problem) -> tuple[Any, Any]:
 
 
 def casadi_options(problem: Problem, jit: bool) -> dict[str, Any]:
-    """Expanded into scalars, or compiled where that gains: the linear problem would compile for minutes."""
-    if jit and problem.motion is not None:
+    """Expanded into scalars, or compiled."""
+    if jit:
         compiled = {"flags": ["-O3", "-march=native"], "verbose": False}
         how = {"jit": True, "compiler": "shell", "jit_options": compiled}
     else:
@@ -160,6 +160,8 @@ def casadi(problem: Problem, jit: bool) -> Solver:
     """Multiple shooting with exact Hessians, from the states that the first controls lead through."""
     import casadi as ca  # pyright: ignore[reportMissingImports]
 
+    if jit and problem.motion is None:
+        raise Refused("the C compiler would take minutes over it, and gain nothing")
     stage, last = casadi_stage(problem)
     n, m, horizon = problem.n, problem.m, problem.horizon
     table = ca.MX.sym("table", m + n, horizon)  # column t is u_t and x_{t+1}, so that the matrices are banded
