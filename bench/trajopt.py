@@ -5,8 +5,8 @@
 
 Each library answers from a process of its own, with the flags that suit it best, which are printed; rounds go through
 all of them in turn (A B C A B C), on the same core, one solve that does not count and three that do, and medians are
-compared.  A solve is warm, without compilation; its cost is computed again in NumPy from the controls, and has to be the
-known one to 1e-4.  `inline` is the setting by which XLA compiles small loops whole (docs/control.md); ours is measured
+compared.  A solve is warm, without compilation; its cost is computed again in NumPy from the controls, and has to be
+the known one to 1e-4.  `inline` is the setting by which XLA compiles small loops whole (docs/control.md); ours is measured
 with and without it, as casadi is with and without its C compiler (where there is one).
 
 Results are written into results/trajopt.json; the status is 1 if a target is missed.
@@ -97,6 +97,15 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {"seconds": seconds, "iterations": iterations, "seconds_per_iteration": per} | spread | kept
 
 
+def in_a_row(process: Process, problem: str) -> list[dict[str, Any]]:
+    """What one turn gives; the first solve compiles, or brings arrays back into the core's cache, and does not count."""
+    first = process.ask(problem)
+    if "refused" in first:
+        return [first]
+    kept = {"first_seconds": first["first_seconds"]} if "first_seconds" in first else {}
+    return [process.ask(problem) | kept for _ in range(REPEATS if first["seconds"] < 1.0 else 1)]
+
+
 def solves(processes: list[Process], rounds: int) -> dict[str, dict[str, Any]]:
     """Every problem by everyone, in turn."""
     found: dict[str, dict[str, Any]] = {}
@@ -105,14 +114,7 @@ def solves(processes: list[Process], rounds: int) -> dict[str, dict[str, Any]]:
         for _ in range(rounds):
             for process in processes:
                 if not (rows[process.name] and "refused" in rows[process.name][-1]):
-                    first = process.ask(problem)  # brings its arrays back into the core's cache, or compiles
-                    kept = {"first_seconds": first["first_seconds"]} if "first_seconds" in first else {}
-                    again = (
-                        []
-                        if "refused" in first
-                        else [process.ask(problem) for _ in range(REPEATS if first["seconds"] < 1.0 else 1)]
-                    )
-                    rows[process.name] += [row | kept for row in again] or [first]
+                    rows[process.name] += in_a_row(process, problem)
         found[problem] = {name: summary(each) for name, each in rows.items()}
         for name, row in found[problem].items():
             show(problem, name, row)
