@@ -6,8 +6,8 @@
 Each library answers from a process of its own, with the flags that suit it best, which are printed; rounds go through
 all of them in turn (A B C A B C), on the same core, one solve that does not count and three that do, and medians are
 compared.  A solve is warm, without compilation; its cost is computed again in NumPy from the controls, and has to be
-the known one to 1e-4.  `inline` is the setting by which XLA compiles small loops whole (docs/control.md); ours is measured
-with and without it, as casadi is with and without its C compiler (where there is one).
+the known one to 1e-4.  `inline` is the setting by which XLA compiles small loops whole (docs/control.md); ours is
+measured with and without it, as casadi is with and without its C compiler (where there is one).
 
 Results are written into results/trajopt.json; the status is 1 if a target is missed.
 """
@@ -98,7 +98,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def in_a_row(process: Process, problem: str) -> list[dict[str, Any]]:
-    """What one turn gives; the first solve compiles, or brings arrays back into the core's cache, and does not count."""
+    """What one turn gives.  The first solve compiles, or brings arrays back into the core's cache, and does not count."""
     first = process.ask(problem)
     if "refused" in first:
         return [first]
