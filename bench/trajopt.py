@@ -98,7 +98,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def in_a_row(process: Process, problem: str) -> list[dict[str, Any]]:
-    """What one turn gives.  The first solve compiles, or brings arrays back into the core's cache, and does not count."""
+    """What one turn gives.  The first solve compiles, or fills the core's cache again, and does not count."""
     first = process.ask(problem)
     if "refused" in first:
         return [first]
