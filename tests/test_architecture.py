@@ -23,7 +23,7 @@ TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 40
 MAX_POSITIONAL = 6
-MORE_POSITIONAL = {"ilqr"}
+MORE_POSITIONAL = {"ilqr", "kl_lqr"}
 """The public face of optimal control, whose order is that of the textbook's problem."""
 FORBIDDEN_IMPORTS = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__"}

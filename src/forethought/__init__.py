@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from forethought.math.constrained import Constraints
     from forethought.math.ilqr import ILQRSolution, ilqr
     from forethought.math.ilqr_solve import ILQRStatus
+    from forethought.math.kl_dual import KLStatus
+    from forethought.math.kl_lqr import KLSolution, LinearGaussian, kl_lqr
     from forethought.math.lqr import lqr
     from forethought.math.riccati import LQRSolution, LQRStatus
     from forethought.math.rollout import Imagination
@@ -77,6 +79,8 @@ _WHERE = {
     "math.constrained": ("Constraints",),
     "math.ilqr": ("ILQRSolution", "ilqr"),
     "math.ilqr_solve": ("ILQRStatus",),
+    "math.kl_dual": ("KLStatus",),
+    "math.kl_lqr": ("KLSolution", "LinearGaussian", "kl_lqr"),
     "math.lqr": ("lqr",),
     "math.riccati": ("LQRSolution", "LQRStatus"),
     "math.rollout": ("Imagination",),
@@ -137,8 +141,11 @@ __all__ = [
     "ILQRSolution",
     "ILQRStatus",
     "Imagination",
+    "KLSolution",
+    "KLStatus",
     "LQRSolution",
     "LQRStatus",
+    "LinearGaussian",
     "LinearLearner",
     "LoadedPolicy",
     "MDNLearner",
@@ -159,6 +166,7 @@ __all__ = [
     "catalogue",
     "evaluate",
     "ilqr",
+    "kl_lqr",
     "load",
     "lqr",
     "resume",
