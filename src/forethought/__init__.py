@@ -12,6 +12,7 @@ from forethought._version import __version__
 
 if TYPE_CHECKING:
     from forethought.algorithms.globally import V05, V10, V15
+    from forethought.algorithms.locally import Local
     from forethought.core import (
         AbstractAlgorithm,
         AbstractCost,
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "algorithms.globally": ("V05", "V10", "V15"),
+    "algorithms.locally": ("Local",),
     "core": (
         "AbstractAlgorithm",
         "AbstractCost",
@@ -148,6 +150,7 @@ __all__ = [
     "LinearGaussian",
     "LinearLearner",
     "LoadedPolicy",
+    "Local",
     "MDNLearner",
     "NetworkLearner",
     "PhysicsLearner",

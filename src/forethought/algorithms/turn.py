@@ -50,8 +50,18 @@ def learn(learner: AbstractLearner, state: RunState) -> tuple[RunState, Metrics]
     return eqx.tree_at(lambda s: (s.key, s.fits, s.fitted), state, (key, fits, fitted)), metrics
 
 
-def execute(policy: AbstractPolicy, task: Task, state: RunState, steps: int, *, grow: bool) -> tuple[RunState, Metrics]:
+def execute(
+    policy: AbstractPolicy,
+    task: Task,
+    state: RunState,
+    steps: int,
+    *,
+    grow: bool,
+    conditions: Sequence[int] | None = None,
+) -> tuple[RunState, Metrics]:
     """Run the policy for at most `steps` steps, in the open episodes or in fresh ones, and append them if `grow`.
+
+    `conditions` are the reset seeds of fresh episodes, one per world; without them they are drawn.
 
     With several worlds the steps are shared out among the open episodes; one that has ended waits for the others.  What
     is appended, and in which order, does not depend on which world was faster.
@@ -66,7 +76,8 @@ def execute(policy: AbstractPolicy, task: Task, state: RunState, steps: int, *, 
     def one(lane: int) -> tuple[Trajectory | None, Open | None]:
         # The first world's keys are those of a run with one world.
         own = [k if lane == 0 else jr.fold_in(k, lane) for k in (k_reset, k_start, k_run)]
-        return _piece(policy, task.worlds[lane], before[lane], (own[0], own[1], own[2]), shares[lane])
+        condition = None if conditions is None else conditions[lane]
+        return _piece(policy, task.worlds[lane], before[lane], (own[0], own[1], own[2]), shares[lane], condition)
 
     began = time.perf_counter()
     results = together(one, task.worlds)
@@ -107,6 +118,7 @@ def _piece(
     lane: Open | None,
     keys: tuple[RandomKey, ...],
     steps: int,
+    condition: int | None,
 ) -> tuple[Trajectory | None, Open | None]:
     """At most so many steps in one world, and where its episode stands then.
 
@@ -116,7 +128,7 @@ def _piece(
         return None, lane
     k_reset, k_start, k_run = keys
     plans = isinstance(policy, (MPC, PlanOnce))
-    lane = Open(world.reset(k_reset)) if lane is None else lane
+    lane = Open(world.reset(k_reset, condition)) if lane is None else lane
     carry = start(policy, lane.at.x, k_start) if lane.carry is None or not plans else lane.carry
     trajectory, carry, at = world.collect(policy, carry, lane.at, k_run, steps)
     score = lane.so_far + float(np.sum(trajectory.reward))

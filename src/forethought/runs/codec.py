@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from forethought.algorithms.globally import V05, V10, V15
+from forethought.algorithms.locally import Local
 from forethought.math.rollout import Imagination
 from forethought.models.auto import AutoLearner
 from forethought.models.ensemble import EnsembleLearner
@@ -43,6 +44,7 @@ KINDS: dict[str, type] = {
         V05,
         V10,
         V15,
+        Local,
         ICEM,
         ILQR,
         CEM,

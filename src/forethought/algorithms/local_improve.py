@@ -1,0 +1,226 @@
+"""One improvement of a local controller: fit its dynamics, expand the cost, take a step within the KL bound."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float, Int
+
+from forethought.core import AbstractCost, AbstractDynamics
+from forethought.math.angles import wrap_components
+from forethought.math.kl_dual import KLStatus
+from forethought.math.kl_step import KLStep, Start, kl_step, kl_step_each
+from forethought.math.linear_quadratic import (
+    LinearDynamics,
+    LinearGaussianPolicy,
+    QuadraticCost,
+    expected_cost,
+    linear_marginals,
+)
+from forethought.math.local_cost import Stage, expand_samples
+from forethought.math.local_fit import LocalFit, fit_bayesian, fit_initial, fit_regression, widened_dynamics
+from forethought.math.lqr import max_entropy_policy
+from forethought.math.riccati import riccati
+from forethought.models.local_prior import prior_from
+from forethought.types import Array, Scalar
+
+FittingBy = Literal["bayesian", "regression"]
+Bound = Literal["sum", "each", "none"]
+LEAST_SCALE, MOST_SCALE = 0.01, 10.0
+"""Factors that the KL bound may have."""
+SHRINK, GROW = 0.1, 5.0
+"""Most that it changes in one iteration."""
+
+
+@dataclasses.dataclass(frozen=True)
+class How:
+    """What an improvement is done by; cannot change without compiling anew."""
+
+    fit: FittingBy
+    bound: Bound
+    kl: float
+    """Nats per time step."""
+    strength: float
+    """Rollouts that the prior weighs."""
+    angles: tuple[int, ...]
+    floor: float
+    """Least standard deviation of the noise, in half ranges of the controls."""
+
+
+class Rollouts(NamedTuple):
+    """N rollouts from one condition."""
+
+    x: Float[Array, "N T+1 n"]
+    u: Float[Array, "N T m"]
+    weight: Float[Array, "N T"]
+
+
+class Carried(NamedTuple):
+    """What one condition keeps from iteration to iteration."""
+
+    scale: Scalar
+    """Factor of the KL bound."""
+    before: Scalar
+    """Expected cost of the controller before the last step, and after it, under the dynamics of then; NaN at first."""
+    after: Scalar
+    multiplier: Scalar
+    """That of the last step; NaN at first."""
+
+
+class Improved(NamedTuple):
+    """A step, with what it is made of."""
+
+    policy: LinearGaussianPolicy
+    xs: Float[Array, "T n"]
+    """The means of the states under it."""
+    start: Start
+    carried: Carried
+    step: KLStep
+    epsilon: Scalar
+    cost: Scalar
+    """Expected cost of the old policy under the new fit."""
+    actual: Scalar
+    """By how much the last step lowered the expected cost, under the new fit; NaN at first."""
+    information: Scalar
+    """The least over time of `LocalFit.information`."""
+    guessed: Scalar
+    """Share of the steps whose noise is a guess."""
+
+
+@eqx.filter_jit
+def improve(
+    rollouts: Rollouts,
+    old: LinearGaussianPolicy,
+    carried: Carried,
+    model: AbstractDynamics,
+    cost: AbstractCost,
+    how: How,
+    half: Float[Array, " m"],
+) -> Improved:
+    """All conditions, one after the other; every array has a leading axis of conditions.  `half` is the half range of
+    each control, in whose units the least noise is meant."""
+    one = lambda at: improve_one(*at, model, cost, how, half)
+    return jax.lax.map(one, (rollouts, old, carried))
+
+
+def improve_one(
+    rollouts: Rollouts,
+    old: LinearGaussianPolicy,
+    carried: Carried,
+    model: AbstractDynamics,
+    cost: AbstractCost,
+    how: How,
+    half: Float[Array, " m"],
+) -> Improved:
+    """One condition."""
+    x, u, weight = rollouts
+    z = jnp.swapaxes(jnp.concatenate([x[:, :-1], u], axis=2), 0, 1)
+    y, w = jnp.swapaxes(x[:, 1:], 0, 1), weight.T
+    fit = _fitted(z, y, w, model, how)
+    start = Start(*fit_initial(x[:, 0], weight[:, 0], scale=_usual(x), angles=how.angles))
+    dynamics = fit.dynamics
+    stage = stage_of(cost, dynamics, model, x.shape[2], how.angles)
+    end = lambda x: jnp.asarray(cost.terminal(wrap_components(x, how.angles)), x.dtype)
+    expanded = expand_samples(stage, end, z, x[:, -1], jnp.concatenate([w, w[-1:]]))
+    dynamics = widened_dynamics(fit, linear_marginals(dynamics, old, *start).mean)
+    now = expected_cost(expanded, linear_marginals(dynamics, old, *start))
+    scale = adapted(carried, now)
+    epsilon = how.kl * scale * u.shape[1]
+    step = _bounded(dynamics, expanded, start, old, epsilon, carried.multiplier, how)
+    policy = step.policy._replace(L=_excited(step.policy.L, how.floor * half))
+    xs = linear_marginals(dynamics, policy, *start).mean[:, : x.shape[2]]
+    xs = jnp.where(jnp.all(jnp.isfinite(xs)), xs, jnp.mean(x[:, :-1], axis=0))
+    kept = jnp.where(jnp.isfinite(jnp.max(step.multiplier)), jnp.max(step.multiplier), carried.multiplier)
+    moved = Carried(scale, now, step.cost, kept)
+    information, guessed = jnp.min(fit.information), jnp.mean(fit.guessed.astype(x.dtype))
+    return Improved(policy, xs, start, moved, step, epsilon, now, carried.before - now, information, guessed)
+
+
+def _usual(x: Float[Array, "N _ n"]) -> Float[Array, " n"]:
+    """What is usual for each component of the state: its standard deviation over all rows."""
+    return jnp.std(x, axis=(0, 1)) + 1e-12
+
+
+def _fitted(z: Array, y: Array, w: Array, model: AbstractDynamics, how: How) -> LocalFit:
+    """v1.0: linear regression at each step; v2.0: with a prior from the global model."""
+    if how.fit == "regression":
+        return fit_regression(z, y, w, angles=how.angles)
+    strengths = {"strength_mean": how.strength, "strength_cov": how.strength}
+    return fit_bayesian(z, y, w, prior_from(model, z, y, w, angles=how.angles, **strengths), angles=how.angles)
+
+
+def stage_of(
+    cost: AbstractCost, dynamics: LinearDynamics, model: AbstractDynamics, n: int, angles: tuple[int, ...]
+) -> Stage:
+    """The stage cost as a function of z = [x; u] alone: the next state is the fit's mean, and what a learned cost
+    reads beside it comes from the global model."""
+
+    def stage(z: Float[Array, " d"], t: Int[Array, ""]) -> Scalar:
+        x, u = wrap_components(z[:n], angles), z[n:]
+        y = wrap_components(jnp.sum(dynamics.F[t] * z, axis=1) + dynamics.f[t], angles)
+        if cost.extras:
+            y = jnp.concatenate([y, model.predict(x, u, t).mean[n:].astype(y.dtype)])
+        return jnp.asarray(cost.stage(x, u, y, t), z.dtype)
+
+    return stage
+
+
+def adapted(carried: Carried, now: Scalar) -> Scalar:
+    """The factor of the bound from the predicted and the actual improvement of the last step.
+
+    With I(k) = a k + b k^2 through both, the best bound is pred / (2 (pred - act)) times the last one.  A step that was
+    predicted to make things worse shrinks it.
+    """
+    predicted, actual = carried.before - carried.after, carried.before - now
+    least = 1e-4 * jnp.maximum(jnp.abs(predicted), 1e-300)
+    factor = jnp.clip(predicted / (2.0 * jnp.maximum(predicted - actual, least)), SHRINK, GROW)
+    factor = jnp.where(predicted > 0.0, factor, SHRINK)
+    factor = jnp.where(jnp.isnan(carried.before), 1.0, jnp.where(jnp.isfinite(factor), factor, SHRINK))
+    return jnp.clip(carried.scale * factor, LEAST_SCALE, MOST_SCALE)
+
+
+def _bounded(
+    dynamics: LinearDynamics,
+    cost: QuadraticCost,
+    start: Start,
+    old: LinearGaussianPolicy,
+    epsilon: Scalar,
+    last: Scalar,
+    how: How,
+) -> KLStep:
+    """The step, by the bound that was asked for."""
+    if how.bound == "sum":
+        guess = jnp.where(jnp.isfinite(last), last, 1.0)
+        return kl_step(dynamics, cost, start, old, epsilon, guess=guess)
+    T = old.k.shape[0]
+    if how.bound == "each":
+        return kl_step_each(dynamics, cost, start, old, jnp.broadcast_to(epsilon / T, (T,)))
+    return _unbounded(dynamics, cost, start, old)
+
+
+def _unbounded(dynamics: LinearDynamics, cost: QuadraticCost, start: Start, old: LinearGaussianPolicy) -> KLStep:
+    """The maximum-entropy policy of temperature 1 without any bound, as the lecture has it before its section 3.3; the
+    old one where that does not exist."""
+    solution = riccati(dynamics, cost)
+    sound = jnp.all(solution.definite) & jnp.all(jnp.isfinite(solution.K)) & jnp.all(jnp.isfinite(solution.k))
+    free = max_entropy_policy(solution, 1.0)
+    policy = jax.tree.map(lambda a, b: jnp.where(sound, a, b), free, old)
+    expected = expected_cost(cost, linear_marginals(dynamics, policy, *start))
+    status = jnp.where(sound, KLStatus.SOLVED, KLStatus.FAILED).astype(jnp.int32)
+    nothing = jnp.zeros(old.k.shape[:1], old.k.dtype)
+    one = jnp.ones((), jnp.int32)
+    return KLStep(policy, jnp.zeros((), old.k.dtype), nothing, expected, status, one)
+
+
+def _excited(L: Float[Array, "T m m"], least: Float[Array, " m"]) -> Float[Array, "T m m"]:
+    """The factor with at least so much noise in every control: a covariance that collapses can be fitted to no more,
+    and nothing else is within a finite KL of it."""
+    cov = jnp.matmul(L, jnp.swapaxes(L, 1, 2), precision="highest")
+    lacking = jnp.maximum(least**2 - jnp.diagonal(cov, axis1=1, axis2=2), 0.0)
+    raised = jnp.linalg.cholesky(cov + lacking[:, :, None] * jnp.eye(L.shape[1], dtype=L.dtype))
+    keep = jnp.all(lacking == 0.0, axis=1) | ~jnp.all(jnp.isfinite(raised), axis=(1, 2))
+    return jnp.where(keep[:, None, None], L, raised)
