@@ -12,7 +12,7 @@ from forethought.core import AbstractPolicy, Task
 from forethought.costs.gymnasium import PendulumCost
 from forethought.costs.gymnasium_locomotion import HopperCost
 from forethought.costs.learned import LearnedCost
-from forethought.tasks import CLASSIC, arrived, catalogue, stood_up, swung_up, task
+from forethought.tasks import CLASSIC, MISSES, arrived, catalogue, inserted, parked, reached, stood_up, swung_up, task
 from forethought.types import Trajectory, UserError
 
 
@@ -158,3 +158,33 @@ def test_other_successes() -> None:
     build = lambda y: Trajectory(q.x, q.u, y, q.reward, q.terminated, q.truncated, q.t, q.log_prob, q.condition)
     assert stood_up(build(up))
     assert arrived(build(still))
+
+
+def ends(*y: float) -> Trajectory:
+    """One transition to y."""
+    none = np.zeros(1)
+    return Trajectory(
+        x=np.ones((1, len(y))), u=none[:, None], y=np.array([y]), reward=none, terminated=none > 0, truncated=none > 0,
+        t=np.zeros(1, int), log_prob=none, condition=np.zeros(1, int),
+    )  # fmt: skip
+
+
+def test_successes_and_distances_of_reaching() -> None:
+    assert parked(ends(0.012, -0.012, 0.03, 0.03))
+    assert not parked(ends(0.015, -0.015, 0.0, 0.0))
+    assert not parked(ends(0.0, 0.0, 0.04, 0.04))
+    a, b = np.arccos(0.4), 0.0
+    assert MISSES["arm-reach"](ends(a, b, 0.0, 0.0)) == pytest.approx(np.hypot(0.4 - 0.2, np.sin(a) - 0.7))
+    # (0.2, 0.7) from two links of 0.5: cos b = 0.06.
+    b = np.arccos(0.06)
+    a = np.arctan2(0.7, 0.2) - 0.5 * b
+    assert reached(ends(a, b, 9.0, 9.0))
+    assert reached(ends(a + 0.02, b, 0.0, 0.0))
+    assert not reached(ends(a + 0.03, b, 0.0, 0.0))
+    assert MISSES["Reacher-v5"](ends(*np.ones(8), 0.03, -0.04)) == pytest.approx(0.05)
+    peg = np.zeros(10)
+    assert inserted(ends(*peg))
+    peg[7] = 0.0101
+    assert not inserted(ends(*peg))
+    peg[6:8], peg[8:] = (-0.007, 0.007), 1.0
+    assert inserted(ends(*peg))

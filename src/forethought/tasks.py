@@ -13,11 +13,13 @@ from forethought.costs.gymnasium import CartPoleCost, PendulumCost
 from forethought.costs.known import KNOWN, known_cost
 from forethought.costs.learned import LearnedCost
 from forethought.costs.quadratic import Quadratic
+from forethought.costs.reaching import ArmOffset, Reaching
 from forethought.costs.saturating import CartPoleSwingUpCost, Saturating
 from forethought.types import Trajectory, UserError
-from forethought.worlds import classic
+from forethought.worlds import classic, reaching
 from forethought.worlds.guard import Guard
 from forethought.worlds.gym import GymWorld, gym_world
+from forethought.worlds.registered import PEG_INSERTION
 from forethought.worlds.simulated import SimulatedWorld
 from forethought.worlds.source import find
 
@@ -39,6 +41,36 @@ def stood_up(trajectory: Trajectory) -> bool:
 def arrived(trajectory: Trajectory) -> bool:
     """Whether every position and velocity ends within 0.1 of the origin (m, rad, s)."""
     return bool(np.all(np.abs(np.asarray(trajectory.y)[-1]) <= 0.1))
+
+
+def parked(trajectory: Trajectory) -> bool:
+    """Whether the cart ends within 0.02 m of the origin, slower than 0.05 m/s."""
+    speed = np.linalg.norm(np.asarray(trajectory.y)[-1, 2:4])
+    return bool(MISSES["drag-cart"](trajectory) <= 0.02 and speed <= 0.05)
+
+
+def reached(trajectory: Trajectory) -> bool:
+    """Whether the tip of the two-link arm ends within 0.02 m of its target."""
+    return MISSES["arm-reach"](trajectory) <= 0.02
+
+
+def inserted(trajectory: Trajectory) -> bool:
+    """Whether the tip of the peg ends within 0.01 m of its target, so at least 0.07 m deep in the slot."""
+    return MISSES[PEG_INSERTION](trajectory) <= 0.01
+
+
+def _ends(place: Callable[[np.ndarray], Any]) -> Callable[[Trajectory], float]:
+    """How far from zero a reading of the last observation is."""
+    return lambda trajectory: float(np.linalg.norm(place(np.asarray(trajectory.y)[-1])))
+
+
+MISSES: dict[str, Callable[[Trajectory], float]] = {
+    "drag-cart": _ends(lambda y: y[:2]),
+    "arm-reach": _ends(lambda y: np.asarray(reaching.arm_tip(y)) - reaching.ARM_TARGET),
+    "Reacher-v5": _ends(lambda y: y[8:10]),
+    PEG_INSERTION: _ends(lambda y: y[6:8]),
+}
+"""Name of a task of reaching to how far from its target an episode ends, in m, from the last observation."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +99,15 @@ def _acrobot_cost() -> AbstractCost:
     return Saturating(np.array([np.pi, 0.0, 0.0, 0.0]), weight, angles=(0, 1))
 
 
+def _drag_cart_cost() -> AbstractCost:
+    weight = np.array([1.0, 1.0, 0.1, 0.1])
+    return Quadratic(np.zeros(4), weight, np.full(2, 0.05), 10.0 * weight)
+
+
+def _arm_reach_cost() -> AbstractCost:
+    return Reaching(ArmOffset(reaching.ARM_TARGET, reaching.TwoLinkArm().lengths))
+
+
 CLASSIC: dict[str, Classic] = {
     "cartpole-swingup": Classic(
         "swing a pole up and balance it, as in the PILCO literature (noisy, 3 s)",
@@ -93,11 +134,26 @@ CLASSIC: dict[str, Classic] = {
     "cartpole-balance": Classic(
         "keep CartPole-v1's pole up with a continuous force", classic.cartpole_balance, CartPoleCost, threshold=475.0
     ),
+    "drag-cart": Classic(
+        "drive a cart with drag to the origin in the plane, and stop there",
+        reaching.drag_cart,
+        _drag_cart_cost,
+        success=parked,
+    ),
+    "arm-reach": Classic(
+        "reach a point with a planar arm of two links and torques",
+        reaching.arm_reach,
+        _arm_reach_cost,
+        success=reached,
+    ),
 }
 """Name to task."""
 
 THRESHOLDS = {"Pendulum-v1": -200.0}
 """Returns at which a task counts as solved, where Gymnasium registers none."""
+
+SUCCESSES = {PEG_INSERTION: inserted}
+"""How an episode of a Gymnasium environment is judged, where its return alone does not tell."""
 
 
 def task(
@@ -113,9 +169,9 @@ def task(
     `kwargs` go to gymnasium.make; `limit` (in steps) replaces the task's own; `action_repeat`, `history` and `angles`
     are those of `gym_world`.  The cost is the environment's own reward where `known_cost` has it, for plain
     observations and actions; otherwise reward and termination are learned with the model.  A known reward is computed
-    from wrapped angles, which changes nothing while an episode ends before they make a whole turn.  A threshold holds
-    for the task as registered: with other arguments there is none.  Raises `UserError` for a name that matches
-    nothing, and for options that the task does not have.
+    from wrapped angles, which changes nothing while an episode ends before they make a whole turn.  A threshold or a
+    success test holds for the task as registered: with other arguments there is none.  Raises `UserError` for a name
+    that matches nothing, and for options that the task does not have.
     """
     if name in CLASSIC:
         return _classic(name, kwargs, limit, {"action_repeat": action_repeat, "history": history, "angles": angles})
@@ -131,6 +187,7 @@ def task(
         cost=LearnedCost(world.spec.n) if cost is None else cost,
         limit=world.limit,
         threshold=None if threshold is None else float(threshold),
+        success=SUCCESSES.get(name) if registered and plain else None,
     )
 
 
@@ -170,7 +227,8 @@ def catalogue() -> dict[str, str]:
     """Task names with one line on each: the classic ones, then the Gymnasium ids whose rewards are known.  Every other
     Gymnasium id is a task too, with reward and termination learned."""
     classics = {name: row.about for name, row in CLASSIC.items()}
-    return classics | dict.fromkeys(KNOWN, "Gymnasium; its reward is known")
+    peg = {PEG_INSERTION: "put a peg into a slot by torques, with contacts (MuJoCo); its reward is known"}
+    return classics | dict.fromkeys(KNOWN, "Gymnasium; its reward is known") | peg
 
 
 def _classic(name: str, kwargs: Mapping[str, Any] | None, limit: int | None, others: Mapping[str, Any]) -> Task:

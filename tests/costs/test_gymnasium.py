@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from forethought.costs.known import KNOWN, known_cost
+from forethought.worlds import registered as registered  # makes our own ids known
 
 COUNT = 1000
 

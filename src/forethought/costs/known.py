@@ -15,6 +15,7 @@ from forethought.costs.gymnasium_mujoco import (
     PusherCost,
     ReacherCost,
 )
+from forethought.costs.reaching import PegInsertionCost
 
 KNOWN: dict[str, type[AbstractCost]] = {
     "Pendulum-v1": PendulumCost,
@@ -29,6 +30,7 @@ KNOWN: dict[str, type[AbstractCost]] = {
     "HalfCheetah-v5": HalfCheetahCost,
     "Hopper-v5": HopperCost,
     "Walker2d-v5": Walker2dCost,
+    "forethought/PegInsertion-v0": PegInsertionCost,
 }
 """Gymnasium id to the class of its cost."""
 

@@ -19,6 +19,7 @@ from gymnasium.spaces.utils import flatten_space
 from gymnasium.wrappers import FlattenObservation, FrameStackObservation, TimeLimit
 
 from forethought.errors import UserError
+from forethought.worlds import registered as registered  # makes our own ids known
 from forethought.worlds.guard import FIVE, Checker, Guard, Say, TransitionError
 
 
