@@ -108,16 +108,16 @@ def fit_regression(
     n = y.shape[2]
     rows = local_rows(z, y, weight, angles, window)
     # The change, not the next state: then what the ridge leaves undecided stays as it is, and nothing cancels in W.
-    change = rows.xi[:, :, z.shape[2] :] - rows.xi[:, :, :n]
-    rows = rows._replace(xi=rows.xi.at[:, :, z.shape[2] :].set(change))
+    change = rows.xi[:, :, -n:] - rows.xi[:, :, :n]
+    rows = rows._replace(xi=jnp.concatenate([rows.xi[:, :, :-n], change], axis=2))
     mean = rows.mean
     away = rows.away(mean)
     scatter = _scatter(away)
     found = _condition(scatter, _scales(scatter, rows), n, ridge)
     count = rows.count
     fit = _assemble(found, mean, away, count, count - (count > 0.0))
-    W = jnp.where(fit.guessed[:, None, None], _bound(scatter[:, -n:, -n:], count, found.floor), fit.dynamics.W)
-    F = fit.dynamics.F.at[:, :, :n].add(jnp.eye(n, dtype=jnp.float64))
+    W = jnp.where(fit.guessed[:, None, None], _bound(scatter[:, -n:, -n:], count, found.floor), _noise(fit))
+    F = fit.dynamics.F + jnp.eye(n, z.shape[2], dtype=jnp.float64)
     information = _smallest(found.root * found.scale[:, None, :-n])
     dynamics = LinearDynamics(F, fit.dynamics.f, W)
     return fit._replace(dynamics=dynamics, left_out=rows.left_out, information=information)
@@ -157,7 +157,7 @@ def fit_bayesian(
     found = _condition(scatter, _scales(scatter, rows), n, LEAST_RIDGE)
     fit = _assemble(found, prior.mean + share[:, None] * shift, away, count, n0 + count - share)
     change = away[:, :, -n:] - away[:, :, :n]
-    W = jnp.where(fit.guessed[:, None, None], _bound(_scatter(change), count, found.floor), fit.dynamics.W)
+    W = jnp.where(fit.guessed[:, None, None], _bound(_scatter(change), count, found.floor), _noise(fit))
     dynamics = fit.dynamics._replace(W=W)
     information = _information(away[:, :, :-n], rows._replace(xi=rows.xi[:, :, :-n]))
     return fit._replace(dynamics=dynamics, kappa=kappa, left_out=rows.left_out, information=information)
