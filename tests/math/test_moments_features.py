@@ -10,7 +10,7 @@ import pytest
 from forethought.costs.saturating import Saturating
 from forethought.math.moments import after, beside, linear
 from forethought.math.moments_features import feature_moments, saturating_moments, sine_moments, squash_moments
-from forethought.models.scaling import features
+from forethought.math.scaling import features
 from forethought.types import Spec
 from se_cases import covariance, moments_of, quadrature
 

@@ -12,8 +12,8 @@ from scipy import stats
 
 from fakes import as_dataset, as_trajectory
 from forethought.math.em import Joint
+from forethought.math.scaling import Scaler
 from forethought.models.gmm import FittedGMM, GMMLearner, conditioned, familiarity, jacobian
-from forethought.models.scaling import Scaler
 from forethought.testing import check_model
 from forethought.types import Spec, UserError
 from poor import CASES, SPEC, all_finite, episode

@@ -15,10 +15,10 @@ from fakes import as_dataset, as_trajectory
 from forethought.core import AbstractDynamics
 from forethought.math.gp import Hyper
 from forethought.math.kernels import profile
+from forethought.math.scaling import features
 from forethought.models.gp import FunctionSample, GaussianProcess
 from forethought.models.gp_learner import GPLearner
 from forethought.models.gp_posterior import stretch
-from forethought.models.scaling import features
 from forethought.types import Spec
 
 ZERO = jnp.zeros((), jnp.int32)

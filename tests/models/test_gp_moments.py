@@ -15,9 +15,9 @@ from forethought.errors import UserError
 from forethought.math.belief import Belief, OpenLoopActions, forecast
 from forethought.math.dataset import append, empty
 from forethought.math.moments_gp import se_moments
+from forethought.math.scaling import features
 from forethought.models.gp_learner import GPLearner
 from forethought.models.gp_moments import moments, noise_variance, se_posterior
-from forethought.models.scaling import features
 from forethought.types import Spec, Trajectory
 from se_cases import covariance
 

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from fakes import as_dataset, as_trajectory
+from forethought.math.layers import Layer
+from forethought.math.scaling import identity_scaler
 from forethought.models.ensemble import EnsembleLearner
 from forethought.models.ensemble import _loss as gaussian_loss
 from forethought.models.mdn import (
@@ -19,9 +21,8 @@ from forethought.models.mdn import (
     init_mixture_network,
     negative_log_likelihood,
 )
-from forethought.models.network import GaussianNetwork, Layer
+from forethought.models.network import GaussianNetwork
 from forethought.models.plain import NetworkLearner
-from forethought.models.scaling import identity_scaler
 from forethought.testing import check_model
 from forethought.types import Spec
 

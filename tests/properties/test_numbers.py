@@ -15,8 +15,8 @@ from forethought import Box, Choices
 from forethought.math.angles import wrap, wrap_components
 from forethought.math.finite import credible, nan_appeared, nan_free
 from forethought.math.noise import coloured
+from forethought.math.scaling import Scaler, features, fit_scaler, targets
 from forethought.math.stats import mean_interval, student_cdf, student_quantile
-from forethought.models.scaling import Scaler, features, fit_scaler, targets
 from forethought.planners.search import elite_moments, elites, shift_plan
 from forethought.types import Spec
 

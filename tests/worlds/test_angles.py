@@ -13,7 +13,7 @@ import pytest
 from gymnasium import spaces
 
 from forethought.core import AbstractPolicy, AbstractWitness
-from forethought.models.scaling import feature_count, features, targets
+from forethought.math.scaling import feature_count, features, targets
 from forethought.tasks import CLASSIC, task
 from forethought.types import Spec, UserError
 from forethought.worlds.classic import DoubleIntegrator

@@ -59,6 +59,16 @@ class Rollouts(NamedTuple):
     weight: Float[Array, "N T"]
 
 
+class Setting(NamedTuple):
+    """What is the same for all conditions."""
+
+    model: AbstractDynamics
+    """The global model."""
+    cost: AbstractCost
+    half: Float[Array, " m"]
+    """Half the range of each control, in whose units the least noise is meant."""
+
+
 class Carried(NamedTuple):
     """What one condition keeps from iteration to iteration."""
 
@@ -96,28 +106,18 @@ def improve(
     rollouts: Rollouts,
     old: LinearGaussianPolicy,
     carried: Carried,
-    model: AbstractDynamics,
-    cost: AbstractCost,
+    setting: Setting,
     how: How,
-    half: Float[Array, " m"],
 ) -> Improved:
-    """All conditions, one after the other; every array has a leading axis of conditions.  `half` is the half range of
-    each control, in whose units the least noise is meant."""
-    one = lambda at: improve_one(*at, model, cost, how, half)
-    return jax.lax.map(one, (rollouts, old, carried))
+    """All conditions, one after the other; every array of the first three has a leading axis of conditions."""
+    return jax.lax.map(lambda at: improve_one(*at, setting, how), (rollouts, old, carried))
 
 
 def improve_one(
-    rollouts: Rollouts,
-    old: LinearGaussianPolicy,
-    carried: Carried,
-    model: AbstractDynamics,
-    cost: AbstractCost,
-    how: How,
-    half: Float[Array, " m"],
+    rollouts: Rollouts, old: LinearGaussianPolicy, carried: Carried, setting: Setting, how: How
 ) -> Improved:
     """One condition."""
-    x, u, weight = rollouts
+    (x, u, weight), (model, cost, half) = rollouts, setting
     z = jnp.swapaxes(jnp.concatenate([x[:, :-1], u], axis=2), 0, 1)
     y, w = jnp.swapaxes(x[:, 1:], 0, 1), weight.T
     fit = _fitted(z, y, w, model, how)
@@ -130,7 +130,7 @@ def improve_one(
     now = expected_cost(expanded, linear_marginals(dynamics, old, *start))
     scale = adapted(carried, now)
     epsilon = how.kl * scale * u.shape[1]
-    step = _bounded(dynamics, expanded, start, old, epsilon, carried.multiplier, how)
+    step = _bounded(dynamics, expanded, start, old, epsilon, how)
     policy = step.policy._replace(L=_excited(step.policy.L, how.floor * half))
     xs = linear_marginals(dynamics, policy, *start).mean[:, : x.shape[2]]
     xs = jnp.where(jnp.all(jnp.isfinite(xs)), xs, jnp.mean(x[:, :-1], axis=0))
@@ -189,13 +189,11 @@ def _bounded(
     start: Start,
     old: LinearGaussianPolicy,
     epsilon: Scalar,
-    last: Scalar,
     how: How,
 ) -> KLStep:
     """The step, by the bound that was asked for."""
     if how.bound == "sum":
-        guess = jnp.where(jnp.isfinite(last), last, 1.0)
-        return kl_step(dynamics, cost, start, old, epsilon, guess=guess)
+        return kl_step(dynamics, cost, start, old, epsilon)
     T = old.k.shape[0]
     if how.bound == "each":
         return kl_step_each(dynamics, cost, start, old, jnp.broadcast_to(epsilon / T, (T,)))

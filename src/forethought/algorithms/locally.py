@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from forethought.algorithms.local_batch import batch_of, clip_rate, nearest_turn
-from forethought.algorithms.local_improve import Bound, Carried, FittingBy, How, Improved, Rollouts, improve
+from forethought.algorithms.local_improve import Bound, Carried, FittingBy, How, Improved, Rollouts, Setting, improve
 from forethought.algorithms.turn import execute, learn
 from forethought.core import AbstractAlgorithm, AbstractDynamics, AbstractFitted, AbstractLearner, RunState, Task
 from forethought.math.dataset import empty
@@ -80,6 +80,8 @@ class Local(AbstractAlgorithm):
 
     def init(self, task: Task, key: RandomKey) -> RunState:
         """Controllers that hold the middle of the action range, with noise.  Raises `UserError` for discrete ones."""
+        if not self.conditions or len(set(self.conditions)) < len(self.conditions):
+            raise UserError(f"conditions is {self.conditions}; it must be at least one reset seed, each of them once.")
         if not isinstance(task.world.actions, Box):
             raise UserError(
                 f"{task.name} has discrete actions, and the local method has linear-Gaussian controllers: use "
@@ -161,7 +163,7 @@ class Local(AbstractAlgorithm):
         half, _ = _ranges(actions)
         how = How(self.fit, self.bound, self.kl, self.strength, angles, self.floor)
         rollouts = Rollouts(*(jnp.asarray(part) for part in batch[:3]))
-        found = improve(rollouts, old, before.carried, before.model, task.cost, how, jnp.asarray(half))
+        found = improve(rollouts, old, before.carried, Setting(before.model, task.cost, jnp.asarray(half)), how)
         fitted = _taken(before, found, jnp.asarray(batch.whole), state.episodes)
         metrics |= _told(found, batch.cost) | {"local_clip_rate": clip_rate(batch, actions)}
         return eqx.tree_at(lambda s: s.fitted, state, fitted), metrics

@@ -73,11 +73,12 @@ def execute(
     shares = share(steps, [lane is None or not bool(lane.at.done) for lane in before])
     plans = isinstance(policy, (MPC, PlanOnce))
 
+    seeds = conditions or (None,) * len(before)
+
     def one(lane: int) -> tuple[Trajectory | None, Open | None]:
         # The first world's keys are those of a run with one world.
-        own = [k if lane == 0 else jr.fold_in(k, lane) for k in (k_reset, k_start, k_run)]
-        condition = None if conditions is None else conditions[lane]
-        return _piece(policy, task.worlds[lane], before[lane], (own[0], own[1], own[2]), shares[lane], condition)
+        own = tuple(k if lane == 0 else jr.fold_in(k, lane) for k in (k_reset, k_start, k_run))
+        return _piece(policy, task.worlds[lane], before[lane], own, shares[lane], seeds[lane])
 
     began = time.perf_counter()
     results = together(one, task.worlds)
@@ -93,15 +94,9 @@ def execute(
     metrics |= _planning(task, policy, state, results)
     if ended:
         metrics["return"] = float(np.mean([lane.so_far for lane in lanes if lane is not None]))
-    after = RunState(
-        key=key,
-        fits=state.fits,
-        episodes=state.episodes + jnp.int32(len(lanes) if ended else 0),
-        steps=state.steps + jnp.int32(taken),
-        data=data,
-        fitted=state.fitted,
-        open=None if ended else lanes,
-    )
+    episodes = state.episodes + jnp.int32(len(lanes) if ended else 0)
+    total = state.steps + jnp.int32(taken)
+    after = RunState(key, state.fits, episodes, total, data, state.fitted, None if ended else lanes)
     return after, metrics
 
 

@@ -17,7 +17,7 @@ from forethought.math.em import Chosen, Joint, Settings, choose
 from forethought.math.finite import need_x64
 from forethought.math.gaussian import wrapped
 from forethought.math.mixture import MixtureOfGaussians
-from forethought.models.scaling import Scaler, feature_count, features
+from forethought.math.scaling import Scaler, feature_count, features
 from forethought.models.table import generator, standard, table
 from forethought.types import Action, Array, Dataset, Metrics, RandomKey, Scalar, Spec, State, Time
 

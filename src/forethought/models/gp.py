@@ -18,7 +18,7 @@ from forethought.core import AbstractAveraged, AbstractDynamics, AbstractPredict
 from forethought.math.features import Waves, cosine, profile_of_stretched
 from forethought.math.gaussian import DiagonalGaussian, wrapped
 from forethought.math.kernels import Kind, profile
-from forethought.models.scaling import Scaler, features
+from forethought.math.scaling import Scaler, features
 from forethought.types import Action, Array, RandomKey, Spec, State, Time
 
 

@@ -21,6 +21,7 @@ from forethought.math.gp_condition import append_rows
 from forethought.math.gp_host import one_thread
 from forethought.math.gp_map import Found, Search, fit_hyper, fit_sparse
 from forethought.math.kernels import Kind
+from forethought.math.scaling import Scaler
 from forethought.math.sparse_gp import choose_inducing
 from forethought.models.gp import GaussianProcess
 from forethought.models.gp_posterior import (
@@ -35,7 +36,6 @@ from forethought.models.gp_posterior import (
     sparse,
     sparse_functions,
 )
-from forethought.models.scaling import Scaler
 from forethought.models.table import Table, standard, table
 from forethought.types import Array, Dataset, Metrics, RandomKey, Spec
 

@@ -16,9 +16,9 @@ from forethought.math.features import Waves, draw_waves, heights, stretch
 from forethought.math.gp import Hyper, Posterior, Rows
 from forethought.math.gp_condition import condition
 from forethought.math.kernels import Kind
+from forethought.math.scaling import Scaler, feature_count
 from forethought.math.sparse_gp import inducing_moments, sparse_condition
 from forethought.models.gp import Frame, GaussianProcess, Path
-from forethought.models.scaling import Scaler, feature_count
 from forethought.models.table import generator
 from forethought.types import RandomKey, Spec
 

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from forethought.core import AbstractDynamics, AbstractFitted, AbstractLearner, AbstractPrediction
 from forethought.math.finite import need_x64
 from forethought.math.gaussian import DiagonalGaussian, wrapped
-from forethought.models.scaling import Scaler, feature_count, features
+from forethought.math.scaling import Scaler, feature_count, features
 from forethought.models.table import Table, identity, standard, table
 from forethought.types import Action, Array, Dataset, Metrics, RandomKey, Spec, State, Time, UserError
 

@@ -11,9 +11,10 @@ from jaxtyping import Bool, Float, PyTree
 
 from forethought.core import AbstractDynamics, AbstractFitted, AbstractLearner, AbstractPrediction
 from forethought.math.gaussian import wrapped
+from forethought.math.layers import Layer, init_layers, through
 from forethought.math.mixture import MixtureOfGaussians, mixture
-from forethought.models.network import Layer, bounded_variance, copies, ends, init_layers, through
-from forethought.models.scaling import Scaler, feature_count, identity_scaler
+from forethought.math.scaling import Scaler, feature_count, identity_scaler
+from forethought.models.network import bounded_variance, copies, ends
 from forethought.models.table import need_sizes
 from forethought.models.training import (
     Trained,

@@ -1,29 +1,20 @@
-"""Networks from state and action to what one step leads to: their layers, and the Gaussian one."""
+"""Networks from state and action to what one step leads to: the Gaussian one, and what all share."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TypeVar
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
-import jax.random as jr
 from jaxtyping import Float
 
 from forethought.core import AbstractDynamics, AbstractPrediction
 from forethought.math.gaussian import DiagonalGaussian, wrapped
-from forethought.models.scaling import Scaler, feature_count, features, identity_scaler
+from forethought.math.layers import Layer, init_layers, through
+from forethought.math.scaling import Scaler, feature_count, features, identity_scaler
 from forethought.types import Action, Array, RandomKey, Spec, State, Time, UserError
 
 T = TypeVar("T")
-
-
-class Layer(eqx.Module):
-    """v -> v W + b, with the draw or member axis, if any, in front."""
-
-    weight: Float[Array, "i o"]
-    bias: Float[Array, " o"]
 
 
 class GaussianNetwork(AbstractDynamics):
@@ -64,13 +55,6 @@ class GaussianNetwork(AbstractDynamics):
         return copies(self, particles)
 
 
-def through(layers: tuple[Layer, ...], z: Float[Array, " f"]) -> Float[Array, " o"]:
-    """The last layer's output, with x logistic(x) between the layers."""
-    for layer in layers[:-1]:
-        z = jax.nn.silu(z @ layer.weight + layer.bias)
-    return z @ layers[-1].weight + layers[-1].bias
-
-
 def bounded_variance(
     v: Float[Array, "*K k"], low: Float[Array, "*K k"] | float, high: Float[Array, "*K k"] | float
 ) -> Float[Array, "*K k"]:
@@ -95,15 +79,6 @@ def ends(spec: Spec, x: State, u: Action) -> tuple[Float[Array, " k"], Float[Arr
 def copies(model: T, particles: int) -> T:
     """The model, `particles` times along a new leading axis: the draw of one that has no doubt about itself."""
     return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (particles, *leaf.shape)), model)
-
-
-def init_layers(sizes: Sequence[int], key: RandomKey) -> tuple[Layer, ...]:
-    """Layers before training: truncated normal weights of std 1/(2 sqrt(fan-in)), zero biases, float32."""
-    layers = []
-    for k, fan_in, fan_out in zip(jr.split(key, len(sizes) - 1), sizes[:-1], sizes[1:], strict=True):
-        weight = jr.truncated_normal(k, -2.0, 2.0, (fan_in, fan_out), jnp.float32) / jnp.float32(2.0 * fan_in**0.5)
-        layers.append(Layer(weight, jnp.zeros((fan_out,), jnp.float32)))
-    return tuple(layers)
 
 
 def init_network(spec: Spec, width: int, depth: int, key: RandomKey) -> GaussianNetwork:

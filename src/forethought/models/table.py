@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from forethought.math.finite import LARGEST
-from forethought.models.scaling import Scaler, features, targets
+from forethought.math.scaling import Scaler, features, targets
 from forethought.types import Array, Dataset, RandomKey, Spec, UserError
 
 

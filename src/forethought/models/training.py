@@ -17,7 +17,7 @@ import numpy as np
 import optax
 from jaxtyping import Bool, Float, Int, PyTree
 
-from forethought.models.scaling import Scaler, features, fit_scaler, targets
+from forethought.math.scaling import Scaler, features, fit_scaler, targets
 from forethought.models.table import usable
 from forethought.types import Array, Dataset, Metrics, RandomKey, Spec
 

@@ -16,6 +16,7 @@ from forethought.core import AbstractAlgorithm, AbstractLearner, AbstractPlanner
 from forethought.math.rollout import Imagination
 from forethought.models.ensemble import EnsembleLearner
 from forethought.models.gp_learner import GPLearner
+from forethought.planners.icem import ICEM
 from forethought.runs.stopping import Until
 from forethought.types import UserError
 from forethought.worlds.guard import Guard
@@ -224,6 +225,29 @@ RULES: dict[str, Rules] = {
     "V05": _LOOP,
     "V10": _LOOP,
     "V15": {**_LOOP, "refit_every": COUNT, "horizon": Number(whole=True, low=1, high=10**5)},
+    "Local": {
+        "learner": Instance((AbstractLearner,), "a learner"),
+        "conditions": Several(NATURAL),
+        "rollouts": Number(whole=True, low=1, high=1000),
+        "horizon": Number(whole=True, low=0, high=10**5),
+        "fit": OneOf(("bayesian", "regression")),
+        "strength": POSITIVE,
+        "controller": OneOf(("gaussian", "feedback", "open-loop")),
+        "bound": OneOf(("sum", "each", "none")),
+        "kl": POSITIVE,
+        "noise": POSITIVE,
+        "floor": POSITIVE_SHARE,
+    },
+    "ILQR": {
+        "search": Instance((ICEM,), "an ICEM"),
+        "window": COUNT,
+        "drives": COUNT,
+        "iterations": SIZE,
+        "long_iterations": SIZE,
+        "tolerance": POSITIVE,
+        "cost_tolerance": POSITIVE,
+        "damping": OneOf(("control", "state")),
+    },
     "RandomShooting": {"imagination": _IMAGINATION, "samples": SIZE, "beta": NOT_NEGATIVE, "scale": POSITIVE},
     "CEM": {**_SEARCH, **_ELITES},
     "ICEM": {**_SEARCH, **_ELITES, "kept": NATURAL, "beta": NOT_NEGATIVE, "narrowest": POSITIVE_SHARE},
