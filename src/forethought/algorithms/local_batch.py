@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -64,6 +65,24 @@ def nearest_turn(xs: np.ndarray, reference: np.ndarray, angles: Sequence[int]) -
     """States [... n] with their angles in the turn that is nearest to the reference's."""
     off = (xs - reference).reshape(-1, xs.shape[-1])
     return reference + np.stack([wrap_observation(row, angles) for row in off]).reshape(xs.shape)
+
+
+def newest(data: Dataset, episodes: int) -> Dataset:
+    """The rows of the last so many episodes, in arrays of the same capacity."""
+    count = int(data.count)
+    numbers = np.unique(np.asarray(data.episode)[:count])
+    if len(numbers) <= episodes:
+        return data
+    first = int(np.argmax(np.asarray(data.episode)[:count] >= numbers[-episodes]))
+    kept = np.arange(count - first) + first
+
+    def moved(rows: Array) -> Array:
+        out = np.zeros_like(np.asarray(rows))
+        out[: len(kept)] = np.asarray(rows)[kept]
+        return out
+
+    parts = {f.name: moved(getattr(data, f.name)) for f in dataclasses.fields(data) if f.name != "count"}
+    return Dataset(**parts, count=np.asarray(len(kept), np.asarray(data.count).dtype))
 
 
 def clip_rate(batch: Batch, actions: Box) -> float:

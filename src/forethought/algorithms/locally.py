@@ -10,6 +10,7 @@ Levine and Abbeel, Learning neural network policies with guided policy search un
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, Literal
 
 import equinox as eqx
@@ -18,7 +19,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Float, Int
 
-from forethought.algorithms.local_batch import batch_of, clip_rate, nearest_turn
+from forethought.algorithms.local_batch import batch_of, clip_rate, nearest_turn, newest
 from forethought.algorithms.local_improve import Bound, Carried, FittingBy, How, Improved, Rollouts, Setting, improve
 from forethought.algorithms.turn import execute, learn
 from forethought.core import AbstractAlgorithm, AbstractDynamics, AbstractFitted, AbstractLearner, RunState, Task
@@ -67,6 +68,9 @@ class Local(AbstractAlgorithm):
     """bayesian: with a prior from the global model; regression: linear regression at every step."""
     strength: float = 1.0
     """How many rollouts the prior weighs."""
+    recent: int = 20
+    """The global model is fitted to so many of the newest rollouts: what is far from where the controllers are now
+    makes it wide, and a wide prior leaves the rollouts little to say.  0: to all."""
     controller: Controller = "gaussian"
     """What is executed: gaussian (feedback and noise), feedback, or open-loop."""
     bound: Bound = "sum"
@@ -172,10 +176,10 @@ class Local(AbstractAlgorithm):
         """Fit the global model, unless nobody asks for it."""
         if self.fit == "regression":
             return state, {}
-        inner = eqx.tree_at(lambda s: s.fitted, state, state.fitted.prior)
-        inner, metrics = learn(self.learner, inner)
-        fitted = eqx.tree_at(lambda f: f.prior, state.fitted, inner.fitted)
-        return eqx.tree_at(lambda s: s.fitted, inner, fitted), metrics
+        data = newest(state.data, max(self.recent, self.rollouts * len(self.conditions))) if self.recent else state.data
+        inner, metrics = learn(self.learner, dataclasses.replace(state, fitted=state.fitted.prior, data=data))
+        fitted = dataclasses.replace(state.fitted, prior=inner.fitted)
+        return dataclasses.replace(inner, fitted=fitted, data=state.data), metrics
 
 
 def _ranges(actions: Box) -> tuple[np.ndarray, np.ndarray]:

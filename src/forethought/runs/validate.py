@@ -232,6 +232,7 @@ RULES: dict[str, Rules] = {
         "horizon": Number(whole=True, low=0, high=10**5),
         "fit": OneOf(("bayesian", "regression")),
         "strength": POSITIVE,
+        "recent": NATURAL,
         "controller": OneOf(("gaussian", "feedback", "open-loop")),
         "bound": OneOf(("sum", "each", "none")),
         "kl": POSITIVE,
