@@ -46,6 +46,8 @@ class Study:
     marks: tuple[int, ...]
     """Environment steps after which the controller is judged."""
     seeds: int = 10
+    first: int = 100
+    """The first seed that is reported; another one where those from 100 on were looked into."""
     truth: Any = None
     """The true dynamics, for a study of the planner alone; nothing is learned then."""
     kwargs: dict[str, Any] = field(default_factory=dict)
@@ -113,8 +115,8 @@ STUDIES: dict[str, Study] = {
     **compared("Pendulum-v1", 50, (50, 200), MODELS),
     **compared("cartpole-swingup", 60, (180, 300), MODELS | {"physics": CART}),
     # Trajectory optimisation: iLQR on the learned ensemble beside iCEM, replanning and as feedback around one plan
-    "ilqr-v1.5": Study("Pendulum-v1", V15(ILQR(), EnsembleLearner(), base_steps=100), (300,)),
-    "ilqr-v1.5-icem": Study("Pendulum-v1", V15(ICEM(), EnsembleLearner(), base_steps=100), (300,)),
+    "ilqr-v1.5": Study("Pendulum-v1", V15(ILQR(), EnsembleLearner(), base_steps=100), (300,), first=300),
+    "ilqr-v1.5-icem": Study("Pendulum-v1", V15(ICEM(), EnsembleLearner(), base_steps=100), (300,), first=300),
     "ilqr-truth": Study("Pendulum-v1", V15(ILQR()), (0,), truth=Pendulum()),
     "ilqr-v1.0": Study("Pendulum-v1", V10(ILQR(), ONCE), (200, 400), seeds=5),
     "ilqr-v1.0-truth": Study("Pendulum-v1", V10(ILQR(), ONCE), (0,), seeds=5, truth=Pendulum()),

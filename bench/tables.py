@@ -30,8 +30,6 @@ HEAD = f"""# Figures
 {BEGIN}
 {END}
 """
-FIRST_SEED = 100
-"""Seeds 100, 101, ... are reported; 0 to 9 are for development."""
 
 TITLES = {
     "pendulum-50": "Pendulum-v1 from 50 steps, today's default",
@@ -90,7 +88,7 @@ ABLATION_SEEDS = (0, 1, 2, 3)
 def seeds_of(name: str, study: Study, results: Path) -> list[dict[str, Any]]:
     """The reported seeds of a study, in order."""
     found = read(results / name)
-    wanted = [str(seed) for seed in range(FIRST_SEED, FIRST_SEED + study.seeds)]
+    wanted = [str(seed) for seed in range(study.first, study.first + study.seeds)]
     return [found[seed] for seed in wanted if seed in found]
 
 
@@ -102,7 +100,7 @@ def first_solved(runs: Sequence[dict[str, Any]], marks: int) -> list[int | None]
 def study_lines(name: str, study: Study, results: Path) -> list[str]:
     """One study: its table, and what it was made with."""
     lines = [f"### {TITLES.get(name, name)}", ""]
-    command = f"`python bench/runner.py {name} --seeds {FIRST_SEED}-{FIRST_SEED + study.seeds - 1}`"
+    command = f"`python bench/runner.py {name} --seeds {study.first}-{study.first + study.seeds - 1}`"
     runs = seeds_of(name, study, results)
     if not runs:
         return [*lines, f"{MISSING} {command}", ""]
