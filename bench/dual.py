@@ -77,7 +77,7 @@ def each(dynamics: Any, cost: Any, start: Any, old: Any, epsilon: Any) -> Any:
 @jax.jit
 def attempt(dynamics: Any, cost: Any, start: Any, old: Any, multiplier: Any) -> Trial:
     """One LQR problem."""
-    trial = _trial(dynamics, cost, start, old, surprise(old), multiplier, 0.0)
+    trial = _trial(dynamics, cost, start, old, surprise(old), multiplier)
     return trial._replace(result=None)
 
 

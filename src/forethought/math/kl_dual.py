@@ -19,16 +19,16 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
-from forethought.types import Flag, Scalar
+from forethought.types import Array, Flag, Scalar
 
 
 class KLStatus(enum.IntEnum):
     """How the search for a multiplier ended.  Whatever it is, what is returned keeps the bound."""
 
     SOLVED = 0
-    """KL is the bound to the tolerance."""
+    """KL is the bound to the tolerance (or what keeps the bound and costs less than that is returned)."""
     INACTIVE = 1
     """The bound holds without being reached, at the smallest multiplier that is tried."""
     LIMITED = 2
@@ -42,6 +42,7 @@ class Trial(NamedTuple):
 
     kl: Scalar
     cost: Scalar
+    """What is minimised."""
     ok: Flag
     """Whether it gives anything."""
     result: Any
@@ -69,15 +70,20 @@ class Bracket:
     """|KL / epsilon - 1| that counts as equal, and the share by which the bound may be exceeded."""
     evaluations: int = 50
     decades: float = 16.0
-    """The multiplier is looked for within that many powers of ten of the start."""
+    """The multiplier is looked for within that many powers of ten of the start, and below as long as that pays."""
 
 
 STEEPEST, FLATTEST = -2.0, -0.2
-"""Slopes d log KL / d log multiplier that a secant may have; the first is the limit for large multipliers."""
+"""Slopes d log KL / d log multiplier that a secant may have before there is a bracket; the first is the limit for large
+multipliers."""
 FARTHEST = math.log(1e3)
-"""Most that a step changes the logarithm of the multiplier."""
+"""Most that a step changes the logarithm of the multiplier, unless KL is flat."""
 INNER = 0.05
-"""A step that leaves less than this share of the bracket on one side is replaced by its middle."""
+"""A step that leaves less than this share of the bracket on one side is replaced by its middle, if KL is far off."""
+GAIN = 1e-3
+"""A smaller multiplier pays if the cost falls by that share of itself."""
+SLOW = 0.5
+"""A step that leaves more than this share of log(KL / epsilon) brought little."""
 NARROW = 1e-10
 """A bracket of logarithms that is narrower has a jump of KL inside."""
 DEFAULT = Bracket()
@@ -104,20 +110,26 @@ def solve_kl_dual(
 
     `attempt` is evaluated at `start` first, then by secant steps on the log-log scale inside a bracket.  Of all that
     was evaluated the one of least cost with KL <= (1 + tolerance) epsilon is returned, never another.  A bound of 0
-    leaves the old one; one that is negative or NaN fails.
+    leaves the old one; one that is negative, infinite or NaN fails.
     """
     dtype = epsilon.dtype
     infinite, nothing = jnp.full((), jnp.inf, dtype), jnp.full((), jnp.nan, dtype)
     first = jnp.log(jnp.where(jnp.isfinite(start) & (start > 0.0), start, 1.0)).astype(dtype)
     count = jnp.zeros((), jnp.int32)
     none = DualSolution(old.result, infinite, jnp.zeros((), dtype), infinite, count, count)
-    ending = jnp.where(epsilon > 0.0, -1, jnp.where(epsilon == 0.0, KLStatus.SOLVED, KLStatus.FAILED))
+    open_ended = (epsilon > 0.0) & jnp.isfinite(epsilon)
+    ending = jnp.where(open_ended, -1, jnp.where(epsilon == 0.0, KLStatus.SOLVED, KLStatus.FAILED))
     began = _Search(first, -infinite, infinite, (nothing, nothing), count, none, ending.astype(jnp.int32))
     turn = lambda now: _turn(attempt, now, first, epsilon, how)
     end = jax.lax.while_loop(lambda now: now.ending < 0, turn, began)
     found = jnp.isfinite(end.best.cost)
     status = jnp.where(found | (epsilon == 0.0), end.ending, KLStatus.FAILED).astype(jnp.int32)
     return end.best._replace(cost=jnp.where(found, end.best.cost, old.cost), status=status)
+
+
+def reached(kl: Float[Array, "*T"], epsilon: Float[Array, "*T"], tolerance: float) -> Flag:
+    """Whether KL is the bound, everywhere, to the tolerance; never where it is beyond."""
+    return jnp.all((kl >= (1.0 - tolerance) * epsilon) & (kl <= (1.0 + tolerance) * epsilon))
 
 
 def _turn(attempt: Callable[[Scalar], Trial], now: _Search, first: Scalar, epsilon: Scalar, how: Bracket) -> _Search:
@@ -138,22 +150,34 @@ def _turn(attempt: Callable[[Scalar], Trial], now: _Search, first: Scalar, epsil
     least, most = first - how.decades * math.log(10.0), first + how.decades * math.log(10.0)
     over = (high - low < NARROW) | (following > most) | (evaluations >= how.evaluations)
     ending = jnp.where(over, KLStatus.LIMITED, -1)
-    ending = jnp.where((following < least) & ok, KLStatus.INACTIVE, ending)
-    ending = jnp.where(ok & (jnp.abs(jnp.expm1(gap)) <= how.tolerance), KLStatus.SOLVED, ending)
+    paid = now.best.cost - trial.cost > GAIN * jnp.abs(trial.cost)
+    lowest = jnp.log(jnp.finfo(x.dtype).tiny)
+    ending = jnp.where(ok & (following < jnp.where(paid, lowest, least)), KLStatus.INACTIVE, ending)
+    ending = jnp.where(ok & reached(trial.kl, epsilon, how.tolerance), KLStatus.SOLVED, ending)
     before = (jnp.where(ok, x, jnp.nan), jnp.where(ok, gap, jnp.nan))
     failures = jnp.where(ok, 0, now.failures + 1)
     return _Search(following, low, high, before, failures, best, ending.astype(jnp.int32))
 
 
 def _secant(x: Scalar, gap: Scalar, before: tuple[Scalar, Scalar], bracket: tuple[Scalar, Scalar]) -> Scalar:
-    """Where the line through the last two points is 0; the middle of the bracket if that is not well inside it."""
+    """Where the line through the last two points is 0; the middle of the bracket if that is not well inside it.
+
+    How far inside goes with how much is missing, so that the end of a search is not slowed down; the middle is also
+    taken if the last step brought little.  Where KL hardly grows any more and nothing is known to be too much, every
+    step is twice the last.
+    """
     low, high = bracket
-    slope = jnp.clip((gap - before[1]) / (x - before[0]), STEEPEST, FLATTEST)
-    step = -gap / jnp.where(jnp.isnan(slope), STEEPEST, slope)
+    width = high - low
+    closed = jnp.isfinite(width)
+    slope = (gap - before[1]) / (x - before[0])
+    likely = jnp.where(closed, jnp.minimum(slope, -1e-6), jnp.clip(slope, STEEPEST, FLATTEST))
+    step = -gap / jnp.where(jnp.isnan(slope), STEEPEST, likely)
     following = x + jnp.clip(step, -FARTHEST, FARTHEST)
-    inner = INNER * (high - low)
-    outside = jnp.isfinite(inner) & ((following < low + inner) | (following > high - inner))
-    return jnp.where(outside, 0.5 * (low + high), following)
+    flat = (slope > FLATTEST) & (gap < 0.0) & jnp.isinf(low)
+    following = jnp.where(flat, jnp.minimum(following, x + 2.0 * (x - before[0])), following)
+    inner = INNER * jnp.minimum(jnp.abs(gap), 1.0) * width
+    outside = (following <= low + inner) | (following >= high - inner) | (jnp.abs(gap) > SLOW * jnp.abs(before[1]))
+    return jnp.where(closed & outside, 0.5 * (low + high), following)
 
 
 def _up(x: Scalar, bracket: tuple[Scalar, Scalar], failures: Int[jax.Array, ""]) -> Scalar:

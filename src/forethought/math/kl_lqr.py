@@ -16,7 +16,10 @@ from forethought.math.kl_step import KLStep, Start, kl_step, kl_step_each
 from forethought.math.lanes import in_lanes
 from forethought.math.linear_quadratic import LinearDynamics, LinearGaussianPolicy, QuadraticCost
 from forethought.math.moments import symmetric
-from forethought.types import Array, Scalar, UserError
+from forethought.types import Array, Flag, Scalar, UserError
+
+ROUNDING = 1e-10
+"""An eigenvalue of a covariance may be below 0 by that share of the largest."""
 
 
 class LinearGaussian(NamedTuple):
@@ -87,23 +90,25 @@ def kl_lqr(
     Shapes as in `lqr`: F [T, n, n+m], f [T, n], W [T, n, n] (or None), C [T, n+m, n+m], c [T, n+m], C_T [n, n], c_T
     [n], m0 [n], P0 [n, n]; `old_policy` is a `LinearGaussian(K [T, m, n], k [T, m], cov [T, m, m])`, whose covariances
     have to be positive definite: nothing else is within a finite KL of a controller without noise.  `epsilon` is one
-    number, or [T]: then every step has a bound of its own.  0 leaves the old controller as it is.
+    number, or [T]: then every step has a bound of its own, which has to be positive.  0 (everywhere) leaves the old
+    controller as it is.
 
     C need not be positive definite: where Quu is not, the multiplier grows until it is.  The result is never further
     than (1 + tolerance) epsilon from the old controller; if nothing better is found it is the old one, and `status`
-    (a `KLStatus`) says FAILED.  `lam` is the multiplier that is tried first; `entropy` a > 0 minimises E[cost] - a H.
+    (a `KLStatus`) says FAILED.  `lam` is the multiplier that is tried first, the last one for instance; `entropy` a > 0
+    minimises E[cost] - a H.
 
     Everything is float64, whether or not jax's 64-bit numbers are switched on; inside `jit` and `vmap` they have to be.
     Raises `UserError` for shapes that do not fit and settings that make no sense, and, outside `jit` and `vmap`, for
     numbers that are not finite, covariances that are not positive (semi)definite, and a negative epsilon; inside, the
-    status is FAILED.
+    status is FAILED, but for `lam`: what cannot be tried is passed over.
 
     Levine and Abbeel, Learning neural network policies with guided policy search under unknown dynamics, NIPS 2014.
     """
     _check_settings(entropy, tolerance, evaluations)
     given = {"F": F, "f": f, "W": W, "C": C, "c": c, "C_T": C_T, "c_T": c_T, "m0": m0, "P0": P0}
     given |= _parts(old_policy) | {"epsilon": epsilon, "lam": lam}
-    given = {name: value for name, value in given.items() if value is not None}
+    given = {name: value for name, value in given.items() if not (value is None and name in ("W", "lam"))}
     can_be_wide("kl_lqr", given.values())
     arrays = {name: real_numbers("kl_lqr", name, value) for name, value in given.items()}
     _check_shapes(arrays)
@@ -122,17 +127,29 @@ def _solve(how: Bracket, entropy: float, given: dict[str, Array]) -> KLSolution:
         K, k, cov = (given[f"old_policy.{name}"] for name in ("K", "k", "cov"))
         # NaN where the covariance is not positive definite: then nothing has a finite KL.
         L = jnp.linalg.cholesky(symmetric(cov), symmetrize_input=False)
-        dynamics = LinearDynamics(given["F"], given["f"], given.get("W"))
+        W = given.get("W")
+        dynamics = LinearDynamics(given["F"], given["f"], None if W is None else symmetric(W))
         nothing = jnp.zeros((), K.dtype)
         constants = jnp.zeros(k.shape[:1], k.dtype)
         C, C_T = symmetric(given["C"]), symmetric(given["C_T"])
         cost = QuadraticCost(C, given["c"], constants, C_T, given["c_T"], nothing)
         start, old = Start(given["m0"], symmetric(given["P0"])), LinearGaussianPolicy(K, k, L)
         solve = kl_step if epsilon.ndim == 0 else kl_step_each
-        found = solve(dynamics, cost, start, old, epsilon, guess=guess, entropy=entropy, how=how)
+        sound = _semidefinite(start.P0) & (True if dynamics.W is None else _semidefinite(dynamics.W))
+        bound = jnp.where(sound, epsilon, jnp.nan)
+        found = solve(dynamics, cost, start, old, bound, guess=guess, entropy=entropy, how=how)
         return _returned(found, LinearGaussian(K, k, cov))
 
     return in_lanes(lane, given, epsilon, guess)
+
+
+def _semidefinite(cov: Float[Array, "*T n n"]) -> Flag:
+    """Whether all are symmetric matrices without an eigenvalue below 0, but for rounding: as `_check_covariance` has
+    it, for where numbers are not known."""
+    size = jnp.max(jnp.sum(jnp.abs(cov), axis=-1), axis=-1)[..., None, None]
+    eye = jnp.eye(cov.shape[-1], dtype=cov.dtype)
+    raised = cov / jnp.where(size > 0.0, size, 1.0) + ROUNDING * eye
+    return jnp.all(jnp.isfinite(jnp.linalg.cholesky(raised, symmetrize_input=False)))
 
 
 def _returned(found: KLStep, old: LinearGaussian) -> KLSolution:
@@ -154,12 +171,13 @@ def _parts(policy: Any) -> dict[str, Any]:
 
 
 def _check_settings(entropy: Any, tolerance: Any, evaluations: Any) -> None:
-    number = lambda value: isinstance(value, (int, float, np.floating, np.integer)) and np.isfinite(value)
+    kinds = (int, float, np.floating, np.integer)
+    number = lambda value: isinstance(value, kinds) and not isinstance(value, bool) and np.isfinite(value)
     if not (number(entropy) and entropy >= 0.0):
         raise UserError(f"entropy in kl_lqr is {entropy!r}; it must be a number of at least 0.")
     if not (number(tolerance) and 0.0 < tolerance < 1.0):
         raise UserError(f"tolerance in kl_lqr is {tolerance!r}; it must be between 0 and 1.")
-    if not (isinstance(evaluations, (int, np.integer)) and evaluations >= 1):
+    if not (number(evaluations) and isinstance(evaluations, (int, np.integer)) and evaluations >= 1):
         raise UserError(f"evaluations in kl_lqr is {evaluations!r}; it must be a whole number of at least 1.")
 
 
@@ -205,7 +223,7 @@ def _check_covariance(name: str, array: np.ndarray, *, strictly: bool) -> None:
     values = np.linalg.eigvalsh(0.5 * (array + np.swapaxes(array, -1, -2)))
     least = values[..., 0]
     size = np.max(np.abs(values), axis=-1)
-    bad = np.argwhere(least <= 0.0 if strictly else least < -1e-10 * size)
+    bad = np.argwhere(least <= 0.0 if strictly else least < -ROUNDING * size)
     if bad.size:
         place = f" at step {bad[0][0]}" if array.ndim == 3 else ""
         kind = "semidefinite, as a covariance is."

@@ -10,13 +10,15 @@ Levine and Abbeel, Learning neural network policies with guided policy search un
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int
 
-from forethought.math.kl_dual import DEFAULT, Bracket, KLStatus, Trial, solve_kl_dual
+from forethought.math.finite import where_all
+from forethought.math.kl_dual import DEFAULT, Bracket, KLStatus, Trial, reached, solve_kl_dual
 from forethought.math.linear_kl import Surprise, policy_kl, precision_root, surprise
 from forethought.math.linear_quadratic import (
     LinearDynamics,
@@ -24,8 +26,9 @@ from forethought.math.linear_quadratic import (
     QuadraticCost,
     expected_cost,
     linear_marginals,
+    policy_entropy,
 )
-from forethought.math.riccati import riccati
+from forethought.math.riccati import LQRStatus, riccati
 from forethought.types import Array, Flag, Scalar
 
 
@@ -65,26 +68,32 @@ def kl_step(
 ) -> KLStep:
     """Bound the sum over time.
 
-    `guess` is the multiplier that is tried first, the last one for instance.  With `entropy` a > 0 what is minimised is
-    E[cost] - a H(p), and the covariance is (l + a) Quu^-1.
+    `guess` is the multiplier that is tried first, the last one for instance; one that is not positive and finite is
+    passed over.  With `entropy` a > 0 what is minimised is E[cost] - a H(p), and the covariance is (l + a) Quu^-1.
     """
     extra = surprise(old)
     before = _known(dynamics, cost, start, old)
 
     def attempt(multiplier: Scalar) -> Trial:
-        return _trial(dynamics, cost, start, old, extra, multiplier, entropy)
+        return _trial(dynamics, cost, start, old, extra, multiplier, entropy=entropy)
 
-    first = first_guess(dynamics, cost, start, old, epsilon) if guess is None else guess
+    unknown = lambda: first_guess(dynamics, cost, start, old, epsilon)
+    first = unknown() if guess is None else jax.lax.cond(_usable(guess), lambda: guess, unknown)
     found = solve_kl_dual(attempt, before, epsilon, first, how)
-    policy, kl, _ = found.result
-    return KLStep(policy, found.multiplier, kl, found.cost, found.status, found.evaluations)
+    policy, kl, expected = found.result
+    return KLStep(policy, found.multiplier, kl, expected, found.status, found.evaluations)
+
+
+def _usable(guess: Float[Array, "..."]) -> Flag:
+    """Whether all of it are multipliers."""
+    return jnp.all((guess > 0.0) & jnp.isfinite(guess))
 
 
 def _known(dynamics: LinearDynamics, cost: QuadraticCost, start: Start, old: LinearGaussianPolicy) -> Trial:
     """What the old policy is, with its expected cost and a KL of 0."""
     known = expected_cost(cost, linear_marginals(dynamics, old, *start))
-    none, yes = jnp.zeros(old.k.shape[:1], old.k.dtype), jnp.ones(old.k.shape[:1], bool)
-    return Trial(jnp.zeros((), known.dtype), known, jnp.isfinite(known), (old, none, yes))
+    none = jnp.zeros(old.k.shape[:1], old.k.dtype)
+    return Trial(jnp.zeros((), known.dtype), known, jnp.isfinite(known), (old, none, known))
 
 
 def _trial(
@@ -94,22 +103,26 @@ def _trial(
     old: LinearGaussianPolicy,
     extra: Surprise,
     multiplier: Float[Array, "..."],
-    entropy: float,
+    *,
+    entropy: float = 0.0,
 ) -> Trial:
     """The policy that minimises cost + multiplier KL - entropy H, with what it costs and how far it went.
 
     One multiplier for all steps, or one per step: then Quu_t holds that of its own step, and so does the covariance.
+    The result is the policy, its KL at each step, and its expected cost without the entropy.
     """
     each = jnp.broadcast_to(multiplier, old.k.shape[:1])
     tilted = cost._replace(C=cost.C + each[:, None, None] * extra.M, c=cost.c + each[:, None] * extra.m)
     solution = riccati(dynamics._replace(W=None), tilted)  # noise changes no policy
-    sound = jnp.all(solution.definite) & jnp.all(jnp.isfinite(solution.K)) & jnp.all(jnp.isfinite(solution.Quu))
+    sound = (solution.status == LQRStatus.SOLVED) & jnp.all(jnp.isfinite(solution.Quu))
     eye = jnp.eye(old.k.shape[1], dtype=old.k.dtype)
     root = precision_root(jnp.where(sound, solution.Quu, eye))
     policy = LinearGaussianPolicy(solution.K, solution.k, jnp.sqrt(each + entropy)[:, None, None] * root)
     marginals = linear_marginals(dynamics, policy, *start)
     kl = policy_kl(policy, old, marginals)
-    return Trial(jnp.sum(kl), expected_cost(cost, marginals), sound, (policy, kl, solution.definite))
+    expected = expected_cost(cost, marginals)
+    minimised = expected - entropy * jnp.sum(policy_entropy(policy)) if entropy else expected
+    return Trial(jnp.sum(kl), minimised, sound, (policy, kl, expected))
 
 
 def first_guess(
@@ -136,20 +149,30 @@ def first_guess(
 
     inputs = (dynamics.F, dynamics.f, cost.C, cost.c, old.K, old.k)
     _, (gain, offset, Quu) = jax.lax.scan(step, (cost.C_T, cost.c_T), inputs, reverse=True)
-    weigh = lambda v: jnp.sum(old.L * v[:, :, None], axis=1)
-    centre = weigh(jnp.sum(gain * marginals.mean[:, None, :n], axis=2) + offset)
-    scattered = jnp.matmul(jnp.swapaxes(old.L, 1, 2), gain, precision="highest")
-    scatter = jnp.sum(jnp.matmul(scattered, marginals.cov[:, :n, :n], precision="highest") * scattered)
-    inside = jnp.matmul(jnp.swapaxes(old.L, 1, 2), jnp.matmul(Quu, old.L, precision="highest"), precision="highest")
-    variance = jnp.sum(centre**2) + scatter + 0.5 * jnp.sum(inside**2)
-    guess = jnp.sqrt(variance / (2.0 * jnp.where(epsilon > 0.0, epsilon, 1.0)))
-    return jnp.where(jnp.isfinite(guess) & (guess > 0.0), guess, 1.0)
+    mean, cov = marginals.mean[:, :n], marginals.cov[:, :n, :n]
+    transposed = jnp.swapaxes(old.L, 1, 2)
+    centre = jnp.sum(old.L * (jnp.sum(gain * mean[:, None, :], axis=2) + offset)[:, :, None], axis=1)
+    scattered = jnp.matmul(transposed, gain, precision="highest")
+    inside = jnp.matmul(transposed, jnp.matmul(Quu, old.L, precision="highest"), precision="highest")
+    # In units of the largest, since squares of what unstable dynamics amplify overflow.
+    widest = jnp.sqrt(jnp.max(jnp.diagonal(cov, axis1=1, axis2=2), axis=1))
+    spread = jnp.abs(scattered) * widest[:, None, None]
+    unit = jnp.maximum(jnp.maximum(jnp.max(jnp.abs(centre)), jnp.max(spread)), jnp.max(jnp.abs(inside)))
+    scattered = scattered / unit
+    scatter = jnp.sum(jnp.matmul(scattered, cov, precision="highest") * scattered)
+    variance = jnp.sum((centre / unit) ** 2) + scatter + 0.5 * jnp.sum((inside / unit) ** 2)
+    guess = unit * jnp.sqrt(variance / (2.0 * jnp.where(epsilon > 0.0, epsilon, 1.0)))
+    return jnp.where(_usable(guess), guess, 1.0)
 
 
 RATE = 0.7
 """Power of KL_t / epsilon_t by which multipliers of single steps move, at most."""
+SLOWEST = 0.02
+"""And at least, unless no policy is met."""
 REACH = 3.0
 """Most that log(KL_t / epsilon_t) counts for."""
+LEAST = 1e-30
+"""Smallest of the first multipliers, as a share of the largest."""
 
 
 class _Sweeps(NamedTuple):
@@ -161,6 +184,8 @@ class _Sweeps(NamedTuple):
     """log(KL_t / epsilon_t) there."""
     rate: Scalar
     best: KLStep
+    least: Scalar
+    """What is minimised, at the best: its cost, without the entropy's share that `KLStep.cost` leaves out."""
     ending: Int[Array, ""]
 
 
@@ -179,52 +204,71 @@ def kl_step_each(
 
     First one multiplier for all, or one factor for those of `guess`, with max_t KL_t / epsilon_t = 1: that keeps the
     bounds.  From there every multiplier climbs its own slope KL_t - epsilon_t of the dual, all at once, by a power of
-    KL_t / epsilon_t; the power is halved where that leads to no policy (a Quu that is not positive definite).
+    KL_t / epsilon_t; the power follows from the last move, and is halved where that leads to no policy (a Quu that is
+    not positive definite).
 
     Where the sum over time may spend the whole bound in a few steps, this one keeps every step near the old policy, at
-    the price of more solves.
+    the price of more solves.  Bounds have to be positive: with a 0 among them the old policy is all that is found.
     """
     extra, before = surprise(old), _known(dynamics, cost, start, old)
-    sound = jnp.all(epsilon > 0.0)
-    total = jnp.where(sound, jnp.sum(epsilon), 1.0)
-    profile = jnp.ones_like(epsilon) if guess is None else guess / jnp.max(guess)
+    sound = _usable(epsilon)
+    flat = lambda: (jnp.ones_like(epsilon), first_guess(dynamics, cost, start, old, jnp.sum(epsilon)))
+    if guess is None:
+        profile, first = flat()
+    else:
+        given = lambda: (jnp.maximum(guess / jnp.max(guess), LEAST), jnp.max(guess))
+        profile, first = jax.lax.cond(_usable(guess), given, flat)
 
     def attempt(multiplier: Float[Array, "..."]) -> Trial:
-        return _trial(dynamics, cost, start, old, extra, multiplier, entropy)
+        return _trial(dynamics, cost, start, old, extra, multiplier, entropy=entropy)
 
     def together(factor: Scalar) -> Trial:
         trial = attempt(factor * profile)
         return trial._replace(kl=jnp.max(trial.result[1] / epsilon))
 
-    first = first_guess(dynamics, cost, start, old, total) if guess is None else jnp.max(guess)
-    one = jnp.where(sound, 1.0, -1.0).astype(epsilon.dtype)
+    one = jnp.where(sound, 1.0, jnp.where(jnp.all(epsilon == 0.0), 0.0, -1.0)).astype(epsilon.dtype)
     common = solve_kl_dual(together, before, one, first, how)
-    policy, kl, _ = common.result
-    best = KLStep(policy, common.multiplier * profile, kl, common.cost, common.status, common.evaluations)
-    lost = common.status == KLStatus.FAILED
-    gap = _gap(kl, epsilon)
-    close = jnp.max(jnp.abs(jnp.expm1(gap))) <= how.tolerance
-    ending = jnp.where(lost, KLStatus.FAILED, jnp.where(close, KLStatus.SOLVED, -1)).astype(jnp.int32)
-    began = _Sweeps(jnp.log(best.multiplier), gap, jnp.full((), RATE, kl.dtype), best, ending)
-
-    def sweep(now: _Sweeps) -> _Sweeps:
-        logs = now.logs + now.rate * jnp.clip(now.gap, -REACH, REACH)
-        trial = attempt(jnp.exp(logs))
-        policy, kl, _ = trial.result
-        ok = trial.ok & jnp.isfinite(trial.cost) & jnp.all(jnp.isfinite(kl))
-        gap = _gap(kl, epsilon)
-        kept = ok & jnp.all(kl <= (1.0 + how.tolerance) * epsilon) & (trial.cost < now.best.cost)
-        solves = now.best.solves + 1
-        mine = KLStep(policy, jnp.exp(logs), kl, trial.cost, now.best.status, solves)
-        best = jax.tree.map(lambda a, b: jnp.where(kept, a, b), mine, now.best)._replace(solves=solves)
-        rate = jnp.where(ok, jnp.minimum(1.5 * now.rate, RATE), 0.5 * now.rate)
-        over = jnp.where((solves >= how.evaluations) | (rate < 1e-3), KLStatus.LIMITED, -1)
-        ending = jnp.where(ok & (jnp.max(jnp.abs(jnp.expm1(gap))) <= how.tolerance), KLStatus.SOLVED, over)
-        logs, gap = jnp.where(ok, logs, now.logs), jnp.where(ok, gap, now.gap)
-        return _Sweeps(logs, gap, rate, best, ending.astype(jnp.int32))
-
-    end = jax.lax.while_loop(lambda now: now.ending < 0, sweep, began)
+    policy, kl, expected = common.result
+    best = KLStep(policy, common.multiplier * profile, kl, expected, common.status, common.evaluations)
+    spent = jnp.where(best.solves >= how.evaluations, KLStatus.LIMITED, -1)
+    ending = jnp.where(reached(kl, epsilon, how.tolerance), KLStatus.SOLVED, spent)
+    ending = jnp.where(common.status == KLStatus.FAILED, KLStatus.FAILED, ending).astype(jnp.int32)
+    rate = jnp.full((), RATE, kl.dtype)
+    began = _Sweeps(jnp.log(best.multiplier), _gap(kl, epsilon), rate, best, common.cost, ending)
+    end = jax.lax.while_loop(lambda now: now.ending < 0, lambda now: _sweep(attempt, now, epsilon, how), began)
     return end.best._replace(status=end.ending)
+
+
+def _sweep(
+    attempt: Callable[[Float[Array, " T"]], Trial], now: _Sweeps, epsilon: Float[Array, " T"], how: Bracket
+) -> _Sweeps:
+    """Move all multipliers once, and keep what is best."""
+    logs = now.logs + now.rate * jnp.clip(now.gap, -REACH, REACH)
+    trial = attempt(jnp.exp(logs))
+    policy, kl, expected = trial.result
+    ok = trial.ok & jnp.isfinite(trial.cost) & jnp.all(jnp.isfinite(kl))
+    better = ok & jnp.all(kl <= (1.0 + how.tolerance) * epsilon) & (trial.cost < now.least)
+    solves = now.best.solves + 1
+    mine = KLStep(policy, jnp.exp(logs), kl, expected, now.best.status, solves)
+    best = where_all(better, mine, now.best)._replace(solves=solves)
+    gap = jnp.where(ok, _gap(kl, epsilon), now.gap)
+    rate = jnp.where(ok, _rate(logs - now.logs, gap - now.gap, now.rate), 0.5 * now.rate)
+    over = jnp.where((solves >= how.evaluations) | (rate < 1e-3), KLStatus.LIMITED, -1)
+    ending = jnp.where(ok & reached(kl, epsilon, how.tolerance), KLStatus.SOLVED, over).astype(jnp.int32)
+    least = jnp.where(better, trial.cost, now.least)
+    return _Sweeps(jnp.where(ok, logs, now.logs), gap, rate, best, least, ending)
+
+
+def _rate(moved: Float[Array, " T"], changed: Float[Array, " T"], last: Scalar) -> Scalar:
+    """The power that the last move calls for: the s for which `moved` is nearest to -s `changed`.
+
+    All multipliers together pull much harder than each by itself where Quu is hardly positive definite, and a power
+    that is too large goes to and fro for ever (Barzilai and Borwein, IMA J. Numerical Analysis 8, 1988).
+    """
+    square = jnp.sum(changed**2)
+    fitting = -jnp.sum(moved * changed) / jnp.where(square > 0.0, square, 1.0)
+    fitting = jnp.where((fitting > 0.0) & jnp.isfinite(fitting), fitting, RATE)
+    return jnp.clip(fitting, SLOWEST, jnp.minimum(2.0 * last, RATE))
 
 
 def _gap(kl: Float[Array, " T"], epsilon: Float[Array, " T"]) -> Float[Array, " T"]:

@@ -18,7 +18,7 @@ def lower_inverse(lower: Float[Array, "*batch m m"]) -> Float[Array, "*batch m m
 
 
 def solve_lower(lower: Float[Array, "*batch m m"], right: Float[Array, "*batch m j"]) -> Float[Array, "*batch m j"]:
-    """L^-1 G, row by row: all of a batch at once, and exactly the identity if G is L."""
+    """L^-1 G, row by row: all of a batch at once."""
     rows: list[Array] = []
     for i in range(lower.shape[-1]):
         known = sum((lower[..., i, k, None] * rows[k] for k in range(i)), jnp.zeros_like(right[..., i, :]))
@@ -39,20 +39,34 @@ def policy_kl(new: LinearGaussianPolicy, old: LinearGaussianPolicy, marginals: L
     """
     n = old.K.shape[2]
     mean, cov = marginals.mean[:, :n], marginals.cov[:, :n, :n]
-    A = solve_lower(old.L, new.L)
-    shift = jnp.concatenate([new.K - old.K, (new.k - old.k)[:, :, None]], axis=2)
-    moved = solve_lower(old.L, shift)
-    D, offset = moved[:, :, :n], moved[:, :, n]
-    pivots = jnp.abs(jnp.diagonal(A, axis1=1, axis2=2))
+    # In terms of A - I = L'^-1 (L - L'), which is exactly 0 where the two are the same.
+    change = jnp.concatenate([new.L - old.L, new.K - old.K, (new.k - old.k)[:, :, None]], axis=2)
+    moved = solve_lower(old.L, change)
+    m = old.k.shape[1]
+    A, D, offset = moved[:, :, :m], moved[:, :, m:-1], moved[:, :, -1]
     below = 0.5 * jnp.sum(jnp.tril(A, -1) ** 2, axis=(1, 2))
-    # (a^2 - 1)/2 - log a with a = 1 + d is d + d^2/2 - log(1 + d): near a = 1 nothing cancels but second orders.
-    d = pivots - 1.0
-    spread = jnp.sum(0.5 * d**2 + (d - jnp.log1p(d)), axis=1)
+    pivots, change = (jnp.diagonal(L, axis1=1, axis2=2) for L in (new.L, A))
+    spread = jnp.sum(_stretch(jnp.abs(pivots / jnp.diagonal(old.L, axis1=1, axis2=2)), change), axis=1)
     e = jnp.sum(D * mean[:, None, :], axis=2) + offset
     scatter = jnp.sum(jnp.matmul(D, cov, precision="highest") * D, axis=(1, 2))
     found = below + spread + 0.5 * jnp.sum(e**2, axis=1) + 0.5 * scatter
     sound = jnp.all(jnp.diagonal(old.L, axis1=1, axis2=2) != 0.0, axis=1)
     return jnp.where(sound & ~jnp.isnan(found), found, jnp.inf)
+
+
+def _stretch(a: Float[Array, "*shape"], change: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """(a^2 - 1)/2 - log a, with `change` = a - 1 to full precision where a is near 1.
+
+    It is d^2/2 + (d - log(1 + d)) with d = a - 1, and what is in brackets has a series where it cancels.
+    """
+    small = jnp.abs(change) < 1e-2
+    d = jnp.where(small, change, a - 1.0)
+    x = jnp.where(small, d, 0.0)
+    series = jnp.zeros_like(x)
+    for power in range(9, 1, -1):
+        series = (-1.0) ** power / power + x * series
+    log = jnp.where(a < 0.5, jnp.log(a), jnp.log1p(d))
+    return 0.5 * d**2 + jnp.where(small, x**2 * series, d - log)
 
 
 class Surprise(NamedTuple):
