@@ -14,6 +14,7 @@ import pytest
 from forethought import (
     CEM,
     ICEM,
+    ILQR,
     MPPI,
     V05,
     V10,
@@ -27,6 +28,7 @@ from forethought import (
     Guard,
     Imagination,
     LinearLearner,
+    Local,
     MDNLearner,
     NetworkLearner,
     PhysicsLearner,
@@ -49,7 +51,7 @@ DEFAULTS: dict[str, Any] = {
     type(each).__name__: each
     for each in (
         *(Experiment("pendulum"), Guard(), Until(), V05(), V10(), V15(), Imagination(), EnsembleLearner()),
-        *(RandomShooting(), CEM(), ICEM(), MPPI(), ColouredPolicy(LIMITS)),
+        *(RandomShooting(), CEM(), ICEM(), MPPI(), ILQR(), Local(), ColouredPolicy(LIMITS)),
         *(AutoLearner(), GPLearner(), NetworkLearner(), MDNLearner(), GMMLearner(), LinearLearner()),
         PhysicsLearner(lambda x, u, theta: theta["a"] * x, {"a": 1.0}),
     )
