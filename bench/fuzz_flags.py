@@ -93,6 +93,8 @@ def algorithm_of(random: np.random.Generator) -> tuple[AbstractAlgorithm, list[s
     for flag, table in (("--algorithm", ALGORITHMS), ("--planner", PLANNERS), ("--model", MODELS)):
         if random.random() < 0.5:
             chosen[flag] = str(random.choice(list(table)))
+    if chosen.get("--algorithm") == "local":
+        chosen.pop("--planner", None)  # it has none, and says so
     words = [part for pair in chosen.items() for part in pair]
     return choose(Experiment("").algorithm, chosen), words
 
