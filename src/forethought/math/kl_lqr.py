@@ -224,7 +224,7 @@ def _check_covariance(name: str, array: np.ndarray, *, strictly: bool) -> None:
     least = values[..., 0]
     size = np.max(np.abs(values), axis=-1)
     bad = np.argwhere(least <= 0.0 if strictly else least < -ROUNDING * size)
-    if bad.size:
+    if len(bad):  # a single matrix has the place ()
         place = f" at step {bad[0][0]}" if array.ndim == 3 else ""
         kind = "semidefinite, as a covariance is."
         if strictly:
