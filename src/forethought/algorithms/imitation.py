@@ -66,7 +66,7 @@ def imitate(network: Network, spec: Spec, lessons: Lessons, steps: int, key: Ran
         change, memory = optimiser.update(slope, memory)
         return (optax.apply_updates(layers, change), memory), value
 
-    start = (scaled.layers, optimiser.init(scaled.layers))
+    start = (scaled.layers, optimiser.init(scaled.layers))  # pyright: ignore[reportArgumentType]
     (layers, _), losses = jax.lax.scan(step, start, jr.split(key, steps))
     trained = scaled._replace(layers=layers, L=L)
     sound = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(trained)]))

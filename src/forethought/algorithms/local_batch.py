@@ -27,7 +27,7 @@ class Batch(NamedTuple):
     @property
     def whole(self) -> np.ndarray:
         """[c]: whether each condition has a rollout at all."""
-        return np.asarray(self.weight).any(axis=(1, 2))
+        return np.asarray(np.any(np.asarray(self.weight), axis=(1, 2)))
 
 
 def batch_of(

@@ -110,7 +110,8 @@ def improve(
     how: How,
 ) -> Improved:
     """All conditions, one after the other; every array of the first three has a leading axis of conditions."""
-    return jax.lax.map(lambda at: improve_one(*at, setting, how), (rollouts, old, carried))
+    one = lambda at: improve_one(at[0], at[1], at[2], setting, how)
+    return jax.lax.map(one, (rollouts, old, carried))
 
 
 def improve_one(

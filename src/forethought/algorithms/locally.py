@@ -101,7 +101,7 @@ class Local(AbstractAlgorithm):
         unknown = jnp.full((c,), jnp.nan)
         carried = Carried(jnp.ones((c,)), unknown, unknown, unknown)
         prior = self.learner.init(task.spec, k_init)
-        fitted = LocalState(prior, gains, jnp.zeros((c, n)), carried, zero, zero)
+        fitted = LocalState(prior, gains, jnp.zeros((c, n)), carried, zero, zero)  # pyright: ignore[reportCallIssue]
         return RunState(key, zero, zero, zero, empty(task.spec), fitted)
 
     def step(self, task: Task, state: RunState, limit: int) -> tuple[RunState, Metrics]:
@@ -169,7 +169,7 @@ class Local(AbstractAlgorithm):
         rollouts = Rollouts(*(jnp.asarray(part) for part in batch[:3]))
         found = improve(rollouts, old, before.carried, Setting(before.model, task.cost, jnp.asarray(half)), how)
         fitted = _taken(before, found, jnp.asarray(batch.whole), state.episodes)
-        metrics |= _told(found, batch.cost) | {"local_clip_rate": clip_rate(batch, actions)}
+        metrics |= _told(found, np.asarray(batch.cost)) | {"local_clip_rate": clip_rate(batch, actions)}
         return eqx.tree_at(lambda s: s.fitted, state, fitted), metrics
 
     def _learn(self, state: RunState) -> tuple[RunState, Metrics]:
@@ -201,7 +201,7 @@ def _taken(before: LocalState, found: Improved, whole: Array, episodes: Array) -
         _each(choose, a, b)
         for a, b in ((new, before.gains), (found.start.m0, before.starts), (found.carried, before.carried))
     )
-    return LocalState(before.prior, gains, starts, carried, before.improved + 1, episodes)
+    return LocalState(before.prior, gains, starts, carried, before.improved + 1, episodes)  # pyright: ignore[reportCallIssue]
 
 
 def _each(choose: Any, new: Any, old: Any) -> Any:
