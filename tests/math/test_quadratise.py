@@ -11,17 +11,28 @@ import numpy as np
 import pytest
 
 from forethought.core import AbstractCost
-from forethought.costs import gymnasium, gymnasium_locomotion, gymnasium_mujoco, known, learned, quadratic, saturating
+from forethought.costs import (
+    gymnasium,
+    gymnasium_locomotion,
+    gymnasium_mujoco,
+    known,
+    learned,
+    quadratic,
+    reaching,
+    saturating,
+)
 from forethought.costs import terminal as terminal_module
 from forethought.costs.known import KNOWN
 from forethought.costs.learned import LearnedCost
 from forethought.costs.quadratic import Quadratic
+from forethought.costs.reaching import ArmOffset, Components, Reaching
 from forethought.costs.saturating import CartPoleSwingUpCost, Saturating
 from forethought.costs.terminal import TerminalValue
 from forethought.math.linearise import REVERSE_FROM, holds_products, slopes
 from forethought.math.quadratise import convex_part, curvature, gauss_newton, quadratise, quadratise_terminal
 
-MODULES = [gymnasium, gymnasium_locomotion, gymnasium_mujoco, known, learned, quadratic, saturating, terminal_module]
+MODULES = [gymnasium, gymnasium_locomotion, gymnasium_mujoco, known, learned, quadratic, reaching, saturating]
+MODULES.append(terminal_module)
 T0 = np.array(3, np.int32)
 rng = np.random.default_rng(0)
 SHAPES = {
@@ -37,6 +48,7 @@ SHAPES = {
     "HalfCheetah-v5": (17, 6),
     "Hopper-v5": (11, 3),
     "Walker2d-v5": (17, 6),
+    "forethought/PegInsertion-v0": (10, 3),
 }
 
 
@@ -56,6 +68,8 @@ COSTS = {name: (kind(), *SHAPES[name], SHAPES[name][0]) for name, kind in KNOWN.
     "Quadratic with angles": (Quadratic(np.array([3.0, 3.0]), np.ones(2), np.ones(1), angles=(1,)), 2, 1, 2),
     "Saturating": (Saturating(np.array([0.3, 0.1]), np.array([0.5, 0.8])), 2, 1, 2),
     "CartPoleSwingUp": (CartPoleSwingUpCost(), 4, 1, 4),
+    "Reaching of components": (Reaching(Components((1, 3)), alpha=0.1), 4, 2, 4),
+    "Reaching by an arm": (Reaching(ArmOffset((0.3, 0.5), (0.6, 0.4)), alpha=0.1), 4, 2, 4),
     "LearnedCost": (LearnedCost(3), 3, 1, 5),
     "TerminalValue": (TerminalValue(Saturating(np.zeros(2), np.ones(2)), Value(np.array([0.5, -1.0]))), 2, 1, 4),
 }
