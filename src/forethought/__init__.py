@@ -12,6 +12,8 @@ from forethought._version import __version__
 
 if TYPE_CHECKING:
     from forethought.algorithms.globally import V05, V10, V15
+    from forethought.algorithms.imitation import Guide
+    from forethought.algorithms.local_start import InitialController
     from forethought.algorithms.locally import Local
     from forethought.core import (
         AbstractAlgorithm,
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from forethought.models.ensemble import EnsembleLearner
     from forethought.models.gmm import GMMLearner
     from forethought.models.gp_learner import GPLearner
+    from forethought.models.known import KnownLearner
     from forethought.models.linear import LinearLearner
     from forethought.models.mdn import MDNLearner
     from forethought.models.physics import PhysicsLearner
@@ -61,6 +64,8 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "algorithms.globally": ("V05", "V10", "V15"),
+    "algorithms.imitation": ("Guide",),
+    "algorithms.local_start": ("InitialController",),
     "algorithms.locally": ("Local",),
     "core": (
         "AbstractAlgorithm",
@@ -90,6 +95,7 @@ _WHERE = {
     "models.ensemble": ("EnsembleLearner",),
     "models.gmm": ("GMMLearner",),
     "models.gp_learner": ("GPLearner",),
+    "models.known": ("KnownLearner",),
     "models.linear": ("LinearLearner",),
     "models.mdn": ("MDNLearner",),
     "models.physics": ("PhysicsLearner",),
@@ -140,11 +146,14 @@ __all__ = [
     "GMMLearner",
     "GPLearner",
     "Guard",
+    "Guide",
     "ILQRSolution",
     "ILQRStatus",
     "Imagination",
+    "InitialController",
     "KLSolution",
     "KLStatus",
+    "KnownLearner",
     "LQRSolution",
     "LQRStatus",
     "LinearGaussian",

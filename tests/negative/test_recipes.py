@@ -26,7 +26,10 @@ from forethought import (
     GMMLearner,
     GPLearner,
     Guard,
+    Guide,
     Imagination,
+    InitialController,
+    KnownLearner,
     LinearLearner,
     Local,
     MDNLearner,
@@ -53,6 +56,7 @@ DEFAULTS: dict[str, Any] = {
         *(Experiment("pendulum"), Guard(), Until(), V05(), V10(), V15(), Imagination(), EnsembleLearner()),
         *(RandomShooting(), CEM(), ICEM(), MPPI(), ILQR(), Local(), ColouredPolicy(LIMITS)),
         *(AutoLearner(), GPLearner(), NetworkLearner(), MDNLearner(), GMMLearner(), LinearLearner()),
+        *(InitialController(), Guide(), KnownLearner(lambda x, u: x)),
         PhysicsLearner(lambda x, u, theta: theta["a"] * x, {"a": 1.0}),
     )
 }

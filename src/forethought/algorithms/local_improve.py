@@ -8,11 +8,13 @@ from typing import Literal, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
+from forethought.algorithms.local_model import around, follow, stage_of, step_in_model
 from forethought.core import AbstractCost, AbstractDynamics
 from forethought.math.angles import wrap_components
 from forethought.math.kl_dual import KLStatus
+from forethought.math.kl_ilqr import Around
 from forethought.math.kl_step import KLStep, Start, kl_step, kl_step_each
 from forethought.math.linear_quadratic import (
     LinearDynamics,
@@ -21,7 +23,7 @@ from forethought.math.linear_quadratic import (
     expected_cost,
     linear_marginals,
 )
-from forethought.math.local_cost import Stage, expand_samples
+from forethought.math.local_cost import expand_samples
 from forethought.math.local_fit import LocalFit, fit_bayesian, fit_initial, fit_regression, widened_dynamics
 from forethought.math.lqr import max_entropy_policy
 from forethought.math.riccati import riccati
@@ -30,6 +32,7 @@ from forethought.types import Array, Scalar
 
 FittingBy = Literal["bayesian", "regression"]
 Bound = Literal["sum", "each", "none"]
+Dynamics = Literal["local", "global"]
 LEAST_SCALE, MOST_SCALE = 0.01, 10.0
 """Factors that the KL bound may have."""
 SHRINK, GROW = 0.1, 5.0
@@ -47,6 +50,7 @@ class How:
     strength: float
     """Rollouts that the prior weighs."""
     angles: tuple[int, ...]
+    dynamics: Dynamics
     floor: float
     """Least standard deviation of the noise, in half ranges of the controls."""
 
@@ -119,26 +123,43 @@ def improve_one(
 ) -> Improved:
     """One condition."""
     (x, u, weight), (model, cost, half) = rollouts, setting
-    z = jnp.swapaxes(jnp.concatenate([x[:, :-1], u], axis=2), 0, 1)
-    y, w = jnp.swapaxes(x[:, 1:], 0, 1), weight.T
-    fit = _fitted(z, y, w, model, how)
     start = Start(*fit_initial(x[:, 0], weight[:, 0], scale=_usual(x), angles=how.angles))
-    dynamics = fit.dynamics
-    stage = stage_of(cost, dynamics, model, x.shape[2], how.angles)
-    end = lambda x: jnp.asarray(cost.terminal(wrap_components(x, how.angles)), x.dtype)
-    expanded = expand_samples(stage, end, z, x[:, -1], jnp.concatenate([w, w[-1:]]))
-    dynamics = widened_dynamics(fit, linear_marginals(dynamics, old, *start).mean)
+    (dynamics, expanded), information, guessed = _place(rollouts, old, start, setting, how)
     now = expected_cost(expanded, linear_marginals(dynamics, old, *start))
     scale = adapted(carried, now)
     epsilon = how.kl * scale * u.shape[1]
-    step = _bounded(dynamics, expanded, start, old, epsilon, how)
+    if how.dynamics == "global":
+        step = step_in_model(model, cost, start, old, epsilon, how.angles)
+    else:
+        step = _bounded(dynamics, expanded, start, old, epsilon, how)
     policy = step.policy._replace(L=_excited(step.policy.L, how.floor * half))
-    xs = linear_marginals(dynamics, policy, *start).mean[:, : x.shape[2]]
+    if how.dynamics == "global":
+        xs = follow(model, policy, start.m0, how.angles)[0][:-1]
+    else:
+        xs = linear_marginals(dynamics, policy, *start).mean[:, : x.shape[2]]
     xs = jnp.where(jnp.all(jnp.isfinite(xs)), xs, jnp.mean(x[:, :-1], axis=0))
     kept = jnp.where(jnp.isfinite(jnp.max(step.multiplier)), jnp.max(step.multiplier), carried.multiplier)
     moved = Carried(scale, now, step.cost, kept)
-    information, guessed = jnp.min(fit.information), jnp.mean(fit.guessed.astype(x.dtype))
     return Improved(policy, xs, start, moved, step, epsilon, now, carried.before - now, information, guessed)
+
+
+def _place(
+    rollouts: Rollouts, old: LinearGaussianPolicy, start: Start, setting: Setting, how: How
+) -> tuple[Around, Scalar, Scalar]:
+    """Dynamics and cost where the step is taken, with the least `information` of the fit, and the share of its steps
+    whose noise is a guess: both are NaN where the dynamics are the global model's."""
+    (x, u, weight), (model, cost, _) = rollouts, setting
+    if how.dynamics == "global":
+        unknown = jnp.full((), jnp.nan)
+        return around(model, cost, *follow(model, old, start.m0, how.angles), how.angles), unknown, unknown
+    z = jnp.swapaxes(jnp.concatenate([x[:, :-1], u], axis=2), 0, 1)
+    y, w = jnp.swapaxes(x[:, 1:], 0, 1), weight.T
+    fit = _fitted(z, y, w, model, how)
+    stage = stage_of(cost, fit.dynamics, model, x.shape[2], how.angles)
+    end = lambda x: jnp.asarray(cost.terminal(wrap_components(x, how.angles)), x.dtype)
+    expanded = expand_samples(stage, end, z, x[:, -1], jnp.concatenate([w, w[-1:]]))
+    dynamics = widened_dynamics(fit, linear_marginals(fit.dynamics, old, *start).mean)
+    return Around(dynamics, expanded), jnp.min(fit.information), jnp.mean(fit.guessed.astype(x.dtype))
 
 
 def _usual(x: Float[Array, "N _ n"]) -> Float[Array, " n"]:
@@ -152,22 +173,6 @@ def _fitted(z: Array, y: Array, w: Array, model: AbstractDynamics, how: How) -> 
         return fit_regression(z, y, w, angles=how.angles)
     strengths = {"strength_mean": how.strength, "strength_cov": how.strength}
     return fit_bayesian(z, y, w, prior_from(model, z, y, w, angles=how.angles, **strengths), angles=how.angles)
-
-
-def stage_of(
-    cost: AbstractCost, dynamics: LinearDynamics, model: AbstractDynamics, n: int, angles: tuple[int, ...]
-) -> Stage:
-    """The stage cost as a function of z = [x; u] alone: the next state is the fit's mean, and what a learned cost
-    reads beside it comes from the global model."""
-
-    def stage(z: Float[Array, " d"], t: Int[Array, ""]) -> Scalar:
-        x, u = wrap_components(z[:n], angles), z[n:]
-        y = wrap_components(jnp.sum(dynamics.F[t] * z, axis=1) + dynamics.f[t], angles)
-        if cost.extras:
-            y = jnp.concatenate([y, model.predict(x, u, t).mean[n:].astype(y.dtype)])
-        return jnp.asarray(cost.stage(x, u, y, t), z.dtype)
-
-    return stage
 
 
 def adapted(carried: Carried, now: Scalar) -> Scalar:

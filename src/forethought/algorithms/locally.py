@@ -19,8 +19,20 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Float, Int
 
+from forethought.algorithms.imitation import Guide, linearised
 from forethought.algorithms.local_batch import batch_of, clip_rate, nearest_turn, newest
-from forethought.algorithms.local_improve import Bound, Carried, FittingBy, How, Improved, Rollouts, Setting, improve
+from forethought.algorithms.local_improve import (
+    Bound,
+    Carried,
+    Dynamics,
+    FittingBy,
+    How,
+    Improved,
+    Rollouts,
+    Setting,
+    improve,
+)
+from forethought.algorithms.local_start import InitialController
 from forethought.algorithms.turn import execute, learn
 from forethought.core import AbstractAlgorithm, AbstractDynamics, AbstractFitted, AbstractLearner, RunState, Task
 from forethought.math.dataset import empty
@@ -28,6 +40,7 @@ from forethought.math.kl_dual import KLStatus
 from forethought.math.linear_quadratic import LinearGaussianPolicy
 from forethought.models.gmm import GMMLearner
 from forethought.policies.linear_gaussian import Gains, LinearGaussianController
+from forethought.policies.neural import Network, NeuralPolicy
 from forethought.types import Array, Box, Metrics, RandomKey, UserError
 
 Controller = Literal["gaussian", "feedback", "open-loop"]
@@ -38,6 +51,8 @@ class LocalState(AbstractFitted):
 
     prior: Any
     """What the learner carries."""
+    network: Network | None
+    """The policy that is trained on all controllers, if one is."""
     gains: Gains
     starts: Float[Array, "c n"]
     carried: Carried
@@ -77,13 +92,17 @@ class Local(AbstractAlgorithm):
     """sum: KL over the whole trajectory; each: at every step; none."""
     kl: float = 0.5
     """The bound in nats per step, before it adapts."""
-    noise: float = 0.3
-    """Standard deviation of the first controllers, in half ranges of the actions."""
+    initial: InitialController = InitialController()
+    """What the first rollouts are made with."""
     floor: float = 0.01
     """Least standard deviation of any controller, in half ranges."""
+    dynamics: Dynamics = "local"
+    """local: the step is taken in the fits; global: around iterative LQR in the learner's model."""
+    guide: Guide = Guide()
+    """Guided policy search: one network that is trained to do what all the controllers do."""
 
     def init(self, task: Task, key: RandomKey) -> RunState:
-        """Controllers that hold the middle of the action range, with noise.  Raises `UserError` for discrete ones."""
+        """The initial controllers.  Raises `UserError` for discrete actions and for settings that do not fit."""
         if not self.conditions or len(set(self.conditions)) < len(self.conditions):
             raise UserError(f"conditions is {self.conditions}; it must be at least one reset seed, each of them once.")
         if not isinstance(task.world.actions, Box):
@@ -91,17 +110,20 @@ class Local(AbstractAlgorithm):
                 f"{task.name} has discrete actions, and the local method has linear-Gaussian controllers: use "
                 "--algorithm v1.5 instead."
             )
-        key, k_init = jr.split(key)
+        if self.dynamics == "global" and self.bound != "sum":
+            raise UserError(f"bound is {self.bound}, and with dynamics global it must be sum.")
+        key, k_init, k_network = jr.split(key, 3)
         zero = jnp.zeros((), jnp.int32)
-        n, m, c, T = task.spec.n, task.spec.m, len(self.conditions), self._horizon(task)
-        half, middle = _ranges(task.world.actions)
-        L = jnp.asarray(np.broadcast_to(np.diag(self.noise * half), (c, T, m, m)))
-        us = jnp.asarray(np.broadcast_to(middle, (c, T, m)))
-        gains = Gains(jnp.zeros((c, T, n)), us, jnp.zeros((c, T, m, n)), L)
+        n, c, T = task.spec.n, len(self.conditions), self._horizon(task)
+        _, middle = _ranges(task.world.actions)
+        first = self.initial.first(task.spec, task.world.actions, T)
+        each = lambda part: jnp.asarray(np.broadcast_to(part, (c, *part.shape)))
+        gains = Gains(jnp.zeros((c, T, n)), each(np.tile(middle, (T, 1))), each(first.K), each(first.L))
         unknown = jnp.full((c,), jnp.nan)
         carried = Carried(jnp.ones((c,)), unknown, unknown, unknown)
         prior = self.learner.init(task.spec, k_init)
-        fitted = LocalState(prior, gains, jnp.zeros((c, n)), carried, zero, zero)  # pyright: ignore[reportCallIssue]
+        network = self.guide.init(task.spec, k_network)
+        fitted = LocalState(prior, network, gains, jnp.zeros((c, n)), carried, zero, zero)  # pyright: ignore[reportCallIssue]
         return RunState(key, zero, zero, zero, empty(task.spec), fitted)
 
     def step(self, task: Task, state: RunState, limit: int) -> tuple[RunState, Metrics]:
@@ -123,8 +145,13 @@ class Local(AbstractAlgorithm):
         """Everything."""
         return True
 
-    def policy(self, task: Task, state: RunState) -> LinearGaussianController:
-        """The means of the controllers; the one whose initial state is nearest takes an episode."""
+    def policy(self, task: Task, state: RunState) -> LinearGaussianController | NeuralPolicy:
+        """The means of the controllers, of which the one whose initial state is nearest takes an episode; or the
+        network's."""
+        network, actions = state.fitted.network, task.world.actions
+        if network is not None and int(state.fitted.improved):
+            assert isinstance(actions, Box)
+            return NeuralPolicy(network, jnp.zeros((), jnp.float32), actions, task.spec)
         return self._controller(task, state, -1, exploring=False)
 
     def _horizon(self, task: Task) -> int:
@@ -153,28 +180,37 @@ class Local(AbstractAlgorithm):
 
     def _improve(self, task: Task, state: RunState) -> tuple[RunState, Metrics]:
         """Steps 2 and 3 for every condition."""
-        state, metrics = self._learn(state)
+        state, metrics = self._learn(task, state)
         before: LocalState = state.fitted
         T, angles = self._horizon(task), task.spec.angles
         batch = batch_of(state.data, int(before.first), self.conditions, self.rollouts, T, angles)
         mean = np.mean(batch.x[:, :, :-1], axis=1)
         gains = before.gains
-        old_xs = nearest_turn(np.asarray(gains.xs), mean, angles) if int(before.improved) else np.asarray(gains.xs)
-        k = jnp.asarray(gains.us) - jnp.sum(gains.K * jnp.asarray(old_xs)[:, :, None, :], axis=3)
+        # The first controllers are anchored where they took over.
+        reference = np.asarray(gains.xs) if int(before.improved) else np.broadcast_to(mean[:, :1], mean.shape)
+        reference = nearest_turn(reference, mean, angles)
+        k = jnp.asarray(gains.us) - jnp.sum(gains.K * jnp.asarray(reference)[:, :, None, :], axis=3)
         old = LinearGaussianPolicy(gains.K, k, gains.L)
+        if before.network is not None and int(before.improved):
+            old = linearised(before.network, task.spec, jnp.asarray(mean))
         actions = task.world.actions
         assert isinstance(actions, Box)
         half, _ = _ranges(actions)
-        how = How(self.fit, self.bound, self.kl, self.strength, angles, self.floor)
+        how = How(self.fit, self.bound, self.kl, self.strength, angles, self.dynamics, self.floor)
         rollouts = Rollouts(*(jnp.asarray(part) for part in batch[:3]))
         found = improve(rollouts, old, before.carried, Setting(before.model, task.cost, jnp.asarray(half)), how)
         fitted = _taken(before, found, jnp.asarray(batch.whole), state.episodes)
         metrics |= _told(found, np.asarray(batch.cost)) | {"local_clip_rate": clip_rate(batch, actions)}
-        return eqx.tree_at(lambda s: s.fitted, state, fitted), metrics
+        key, k_guide = jr.split(state.key)
+        if fitted.network is not None:
+            network, told = self.guide.follow(fitted.network, task.spec, rollouts, fitted.gains, k_guide)
+            fitted = dataclasses.replace(fitted, network=network)
+            metrics |= told
+        return eqx.tree_at(lambda s: (s.key, s.fitted), state, (key, fitted)), metrics
 
-    def _learn(self, state: RunState) -> tuple[RunState, Metrics]:
+    def _learn(self, task: Task, state: RunState) -> tuple[RunState, Metrics]:
         """Fit the global model, unless nobody asks for it."""
-        if self.fit == "regression":
+        if self.fit == "regression" and self.dynamics == "local" and not task.cost.extras:
             return state, {}
         data = newest(state.data, max(self.recent, self.rollouts * len(self.conditions))) if self.recent else state.data
         inner, metrics = learn(self.learner, dataclasses.replace(state, fitted=state.fitted.prior, data=data))
@@ -201,7 +237,8 @@ def _taken(before: LocalState, found: Improved, whole: Array, episodes: Array) -
         _each(choose, a, b)
         for a, b in ((new, before.gains), (found.start.m0, before.starts), (found.carried, before.carried))
     )
-    return LocalState(before.prior, gains, starts, carried, before.improved + 1, episodes)  # pyright: ignore[reportCallIssue]
+    improved = before.improved + 1
+    return LocalState(before.prior, before.network, gains, starts, carried, improved, episodes)  # pyright: ignore[reportCallIssue]
 
 
 def _each(choose: Any, new: Any, old: Any) -> Any:

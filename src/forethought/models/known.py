@@ -7,9 +7,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from forethought.core import AbstractDynamics
+from forethought.core import AbstractDynamics, AbstractFitted, AbstractLearner
 from forethought.math.gaussian import DiagonalGaussian
-from forethought.types import Action, Array, RandomKey, State, Time
+from forethought.types import Action, Array, Dataset, Metrics, RandomKey, Spec, State, Time
 
 
 class KnownDynamics(AbstractDynamics):
@@ -28,3 +28,26 @@ class KnownDynamics(AbstractDynamics):
         del key
         repeat = lambda leaf: jnp.broadcast_to(leaf, (particles, *leaf.shape)) if isinstance(leaf, jax.Array) else leaf
         return jax.tree.map(repeat, self)
+
+
+class KnownFitted(AbstractFitted):
+    """What a `KnownLearner` carries: the model, always the same."""
+
+    model: KnownDynamics
+
+
+class KnownLearner(AbstractLearner[KnownFitted]):
+    """For a system whose equations are given: nothing is learned.  For a cost that has to be learned it is no use."""
+
+    step: Callable[[Array, Array], Array]
+    """The next state of (x, u): a function, or a module whose arrays are then arguments of compiled programs."""
+
+    def init(self, spec: Spec, key: RandomKey) -> KnownFitted:
+        """The model."""
+        del spec, key
+        return KnownFitted(KnownDynamics(self.step))  # pyright: ignore[reportCallIssue]
+
+    def fit(self, fitted: KnownFitted, data: Dataset, key: RandomKey) -> tuple[KnownFitted, Metrics]:
+        """The same again."""
+        del data, key
+        return fitted, {}

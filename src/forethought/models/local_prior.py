@@ -117,11 +117,11 @@ def prior_from_model(
     # What does not count is asked about like the centre, so that nothing a model may say elsewhere is not finite.
     at = jnp.where(rows.weight[:, :, None] > 0.0, rows.xi[:, :, :d], centre[:, None, :])
     steps = jnp.broadcast_to(jnp.arange(at.shape[0], dtype=jnp.int32)[:, None], at.shape[:2])
-    said, slopes, variances = jax.vmap(jax.vmap(lambda z, t: _asked(model, z, n, t, angles)))(at, steps)
+    said, slopes, variances = jax.vmap(jax.vmap(lambda z, t: tangent(model, z, n, t, angles)))(at, steps)
     mean, slope, variance = (_step_means(each, rows) for each in (said, slopes, variances))
     spread, apart = _spread(rows, d)
-    tangent = jnp.matmul(apart, jnp.swapaxes(slope, 1, 2), precision="highest")
-    bent = (said - mean[:, None, :] - tangent) * jnp.sqrt(rows.weight)[:, :, None]
+    straight = jnp.matmul(apart, jnp.swapaxes(slope, 1, 2), precision="highest")
+    bent = (said - mean[:, None, :] - straight) * jnp.sqrt(rows.weight)[:, :, None]
     bent = jnp.einsum("tri,trj->tij", bent, bent, precision="highest") / jnp.maximum(rows.count, 1.0)[:, None, None]
     cross = jnp.matmul(slope, spread, precision="highest")
     output = jnp.matmul(cross, jnp.swapaxes(slope, 1, 2), precision="highest") + variance + bent
@@ -199,7 +199,7 @@ def _taken_back(
     return jnp.concatenate([mean_z, mean_y]), spread
 
 
-def _asked(
+def tangent(
     model: AbstractDynamics, z: Float[Array, " d"], n: int, t: Array, angles: Sequence[int]
 ) -> tuple[Float[Array, " n"], Float[Array, "n d"], Float[Array, "n n"]]:
     """Mean, slope and covariance of the next state that a model predicts, angles in the turn of x, float64."""

@@ -17,12 +17,15 @@ import jax
 import numpy as np
 
 from forethought.algorithms.globally import V05, V10, V15
+from forethought.algorithms.imitation import Guide
+from forethought.algorithms.local_start import InitialController
 from forethought.algorithms.locally import Local
 from forethought.math.rollout import Imagination
 from forethought.models.auto import AutoLearner
 from forethought.models.ensemble import EnsembleLearner
 from forethought.models.gmm import GMMLearner
 from forethought.models.gp_learner import GPLearner
+from forethought.models.known import KnownLearner
 from forethought.models.linear import LinearLearner
 from forethought.models.mdn import MDNLearner
 from forethought.models.physics import PhysicsLearner
@@ -45,6 +48,8 @@ KINDS: dict[str, type] = {
         V10,
         V15,
         Local,
+        InitialController,
+        Guide,
         ICEM,
         ILQR,
         CEM,
@@ -55,6 +60,7 @@ KINDS: dict[str, type] = {
         EnsembleLearner,
         GMMLearner,
         GPLearner,
+        KnownLearner,
         LinearLearner,
         MDNLearner,
         NetworkLearner,

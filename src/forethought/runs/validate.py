@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from forethought.algorithms.imitation import Guide
+from forethought.algorithms.local_start import InitialController
 from forethought.core import AbstractAlgorithm, AbstractLearner, AbstractPlanner, AbstractPolicy, Task
 from forethought.math.rollout import Imagination
 from forethought.models.ensemble import EnsembleLearner
@@ -236,9 +238,28 @@ RULES: dict[str, Rules] = {
         "controller": OneOf(("gaussian", "feedback", "open-loop")),
         "bound": OneOf(("sum", "each", "none")),
         "kl": POSITIVE,
-        "noise": POSITIVE,
+        "initial": Instance((InitialController,), "an InitialController"),
         "floor": POSITIVE_SHARE,
+        "dynamics": OneOf(("local", "global")),
+        "guide": Instance((Guide,), "a Guide"),
     },
+    "InitialController": {
+        "kind": OneOf(("noise", "pd", "hold")),
+        "std": POSITIVE,
+        "positions": Several(NATURAL),
+        "velocities": Several(NATURAL),
+        "stiffness": POSITIVE,
+        "damping": NOT_NEGATIVE,
+        "dt": POSITIVE,
+        "acceleration": POSITIVE,
+    },
+    "Guide": {
+        "on": FLAG,
+        "width": Number(whole=True, low=1, high=10**5),
+        "depth": Number(whole=True, low=0, high=100),
+        "gradient_steps": SIZE,
+    },
+    "KnownLearner": {"step": Instance((Callable,), "a function step(x, u)")},  # pyright: ignore
     "ILQR": {
         "search": Instance((ICEM,), "an ICEM"),
         "window": COUNT,
