@@ -5,13 +5,22 @@ forethought must not be imported here: pytest's jaxtyping plugin adds the shape 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from unittest.mock import patch
 
 import jax
 import pytest
 
 # As the command line does. Every array of the library states its dtype, so only what forgets to would notice.
 jax.config.update("jax_enable_x64", True)
+
+
+# Small programs that run a few times each: compiled without optimisation, in a third of the time.  Only in this
+# process: whatever a test starts compiles as a user's does.
+FLAGS = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+with patch.dict(os.environ, {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}"}):
+    jax.devices()
 
 
 @pytest.fixture(autouse=True, scope="module")

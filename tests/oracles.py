@@ -5,13 +5,21 @@ from __future__ import annotations
 import numpy as np
 
 
+def riccati_gains(A, B, Q, R, Qf, steps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """K [steps, m, n] with u = K x, R + B'PB [steps, m, m] and the P of step 0, by the Riccati recursion."""
+    P, gains, curvatures = Qf, [], []
+    for _ in range(steps):
+        curvature = R + B.T @ P @ B
+        gain = -np.linalg.solve(curvature, B.T @ P @ A)
+        P = Q + A.T @ P @ A + A.T @ P @ B @ gain
+        gains.append(gain)
+        curvatures.append(curvature)
+    return np.array(gains[::-1]), np.array(curvatures[::-1]), P
+
+
 def lqr_cost(A, B, Q, R, Qf, x0, steps: int) -> float:
     """min_u sum_t x'Qx + u'Ru (t < steps) + x_T' Qf x_T under x+ = Ax + Bu, by the Riccati recursion."""
-    P = Qf
-    for _ in range(steps):
-        gain = np.linalg.solve(R + B.T @ P @ B, B.T @ P @ A)
-        P = Q + A.T @ P @ A - A.T @ P @ B @ gain
-    return float(x0 @ P @ x0)
+    return float(x0 @ riccati_gains(A, B, Q, R, Qf, steps)[2] @ x0)
 
 
 def lqr_actions(A, B, Q, R, Qf, x0, steps: int) -> np.ndarray:

@@ -163,20 +163,23 @@ def task(
     action_repeat: int = 1,
     history: int = 1,
     angles: Sequence[int] = (),
+    *,
+    resets: Sequence[Mapping[str, Any]] = (),
 ) -> Task:
     """The task of a classic name, a Gymnasium id or module:id.
 
-    `kwargs` go to gymnasium.make; `limit` (in steps) replaces the task's own; `action_repeat`, `history` and `angles`
-    are those of `gym_world`.  The cost is the environment's own reward where `known_cost` has it, for plain
+    `kwargs` go to gymnasium.make; `limit` (in steps) replaces the task's own; `action_repeat`, `history`, `angles` and
+    `resets` are those of `gym_world`.  The cost is the environment's own reward where `known_cost` has it, for plain
     observations and actions; otherwise reward and termination are learned with the model.  A known reward is computed
     from wrapped angles, which changes nothing while an episode ends before they make a whole turn.  A threshold or a
     success test holds for the task as registered: with other arguments there is none.  Raises `UserError` for a name
     that matches nothing, and for options that the task does not have.
     """
     if name in CLASSIC:
-        return _classic(name, kwargs, limit, {"action_repeat": action_repeat, "history": history, "angles": angles})
+        others = {"action_repeat": action_repeat, "history": history, "angles": angles, "resets": resets}
+        return _classic(name, kwargs, limit, others)
     spec = find(name, tuple(CLASSIC))
-    world = gym_world(name, kwargs, action_repeat, history, limit, angles)
+    world = gym_world(name, kwargs, action_repeat, history, limit, angles, resets=resets)
     plain = action_repeat == 1 and history == 1
     cost = known_cost(name, kwargs) if plain else None
     registered = not kwargs and limit in (None, spec.max_episode_steps)
@@ -236,7 +239,7 @@ def _classic(name: str, kwargs: Mapping[str, Any] | None, limit: int | None, oth
     given = {f"env.{key}": value for key, value in dict(kwargs or {}).items()}
     given |= {key: value for key, value in others.items() if value not in (1, (), [])}
     for key, value in given.items():
-        wrong = f"{name} takes no environment arguments, action_repeat or history, nor angles; Gymnasium ids do"
+        wrong = f"{name} takes no environment arguments, action_repeat or history, nor angles or resets; Gymnasium ids do"
         raise UserError(f"{key} is {repr(value)[:80]}, but {wrong}.")
     if limit is not None and limit < 1:
         raise UserError(f"limit of {name} was {limit}; it must be 1 or larger.")

@@ -11,13 +11,18 @@ import jax.random as jr
 import numpy as np
 import pytest
 
+import forethought
 from forethought.algorithms import local_improve
+from forethought.algorithms.imitation import Guide
 from forethought.algorithms.local_batch import batch_of, clip_rate, nearest_turn, newest
 from forethought.algorithms.local_improve import Carried, adapted
+from forethought.algorithms.local_start import InitialController
 from forethought.algorithms.locally import Local
 from forethought.math.dataset import append, empty
 from forethought.math.kl_dual import KLStatus
+from forethought.models.known import KnownLearner
 from forethought.models.linear import LinearLearner
+from forethought.policies.neural import NeuralPolicy
 from forethought.tasks import task
 from forethought.types import Box, Spec, Trajectory, UserError
 
@@ -46,6 +51,17 @@ def shapes(state):
     return jax.tree.structure(fixed), [(v.shape, v.dtype) for v in jax.tree.leaves(eqx.filter(fixed, eqx.is_array))]
 
 
+def best_and_reached(cart, episode):
+    """The least cost from where an episode began, by iterative LQR on the equations, and the episode's own."""
+    step = lambda x, u, t: jnp.asarray(cart.world.step(x, u), jnp.float64)
+    stage = lambda x, u, t: cart.cost.stage(x, u, step(x, u, t), t)
+    low, high = np.asarray(cart.world.actions.low, np.float64), np.asarray(cart.world.actions.high, np.float64)
+    x0 = np.asarray(episode.x[0], np.float64)
+    best = forethought.ilqr(step, stage, cart.cost.terminal, x0, np.zeros((20, 2)), low, high)
+    reached = -float(np.sum(episode.reward)) + float(cart.cost.terminal(jnp.asarray(episode.y[-1])))
+    return float(best.cost), reached
+
+
 def test_one_turn_is_one_rollout_and_an_iteration_improves_every_condition(cart) -> None:
     out = turns(SMALL, cart, 14)
     improved = [i for i, (_, metrics) in enumerate(out) if "local_status" in metrics]
@@ -68,18 +84,11 @@ def test_one_turn_is_one_rollout_and_an_iteration_improves_every_condition(cart)
 
 def test_it_comes_near_the_best_that_a_controller_with_the_equations_reaches(cart) -> None:
     """Of the known system, by iterative LQR from the same starts."""
-    import forethought
-
     state = turns(dataclasses.replace(SMALL, kl=3.0), cart, 31)[-1][0]
     episodes = cart.world.fresh().rollouts(SMALL.policy(cart, state), jr.key(1), SMALL.conditions, 20)
-    step = lambda x, u, t: jnp.asarray(cart.world.step(x, u), jnp.float64)
-    stage = lambda x, u, t: cart.cost.stage(x, u, step(x, u, t), t)
-    low, high = np.asarray(cart.world.actions.low, np.float64), np.asarray(cart.world.actions.high, np.float64)
     for episode in episodes:
-        x0 = np.asarray(episode.x[0], np.float64)
-        best = forethought.ilqr(step, stage, cart.cost.terminal, x0, np.zeros((20, 2)), low, high)
-        reached = -float(np.sum(episode.reward)) + float(cart.cost.terminal(jnp.asarray(episode.y[-1])))
-        assert float(best.cost) * 0.999 <= reached <= 1.05 * float(best.cost)
+        best, reached = best_and_reached(cart, episode)
+        assert best * 0.999 <= reached <= 1.05 * best
 
 
 def test_the_same_seed_gives_the_same_run_to_the_bit(cart) -> None:
@@ -207,3 +216,60 @@ def test_a_condition_whose_rollouts_are_not_finite_keeps_its_controller(cart) ->
     assert all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(after.fitted.gains))
     assert not np.array_equal(after.fitted.gains.K[0], state.fitted.gains.K[0])
     assert metrics["local_status"][0] == KLStatus.SOLVED.name.lower()
+
+
+def test_guided_policy_search_ends_in_one_network_for_all_starts(cart) -> None:
+    """It improves from iteration to iteration, and does as well from starts that nobody trained on."""
+    method = dataclasses.replace(SMALL, kl=3.0, guide=Guide(on=True, gradient_steps=1500))
+    out = turns(method, cart, 31)
+    metrics = [m for _, m in out if "local_status" in m]
+    assert not any(m["local_imitation_failed"] for m in metrics)
+    for m in metrics:
+        assert all(kl <= 1.1 * epsilon for kl, epsilon in zip(m["local_kl"], m["local_epsilon"], strict=True))
+    state = out[-1][0]
+    policy = method.policy(cart, state)
+    assert isinstance(policy, NeuralPolicy)
+    returns = lambda policy, starts: [
+        float(np.sum(e.reward)) for e in cart.world.fresh().rollouts(policy, jr.key(1), starts, 20)
+    ]
+    unseen = (1000, 1001, 1002)
+    first = method._controller(cart, out[0][0], -1, exploring=False)
+    assert np.mean(returns(policy, unseen)) > 0.3 * np.mean(returns(first, unseen))
+    # What is carried has the same shapes all the way.
+    assert shapes(out[0][0]) == shapes(state)
+
+
+def test_known_dynamics_need_two_iterations(cart) -> None:
+    """The step around iterative LQR, in the equations themselves: from the same starts as good as iterative LQR."""
+    method = dataclasses.replace(SMALL, learner=KnownLearner(cart.world.step), dynamics="global", kl=30.0)
+    out = turns(method, cart, 20)
+    improved = [m for _, m in out if "local_status" in m]
+    assert len(improved) == 3
+    np.testing.assert_allclose(improved[1]["local_actual"], improved[0]["local_predicted"], rtol=1e-3)
+    assert improved[0]["local_information"] == [None, None]
+    episodes = cart.world.fresh().rollouts(method.policy(cart, out[-1][0]), jr.key(1), method.conditions, 20)
+    for episode in episodes:
+        best, reached = best_and_reached(cart, episode)
+        assert best * 0.999 <= reached <= 1.02 * best
+
+
+def test_a_global_model_has_one_bound_over_all_steps(cart) -> None:
+    method = dataclasses.replace(SMALL, dynamics="global", bound="each")
+    with pytest.raises(UserError, match="bound is each, and with dynamics global it must be sum"):
+        method.init(cart, jr.key(0))
+
+
+def test_feedback_of_the_first_controllers_is_part_of_the_old_policy(cart) -> None:
+    """The bound is counted from what was executed: u = K (x - x_0), and no other line."""
+    places = InitialController("pd", positions=(0, 1), velocities=(2, 3), stiffness=2.0)
+    method = dataclasses.replace(SMALL, initial=places, kl=1e-3)
+    state = turns(method, cart, 7)[-1][0]
+    x0 = np.asarray(state.data.x)[0]
+    policy = method._controller(cart, state, 0, exploring=False)
+    first = method._controller(cart, method.init(cart, jr.key(0)), 0, exploring=False)
+    x = x0 + 0.01
+    for t in (0, 10):
+        now = policy.act(policy.init(jnp.asarray(x0), jr.key(0)), jnp.asarray(x), jnp.asarray(t))[0]
+        was = first.act(first.init(jnp.asarray(x0), jr.key(0)), jnp.asarray(x), jnp.asarray(t))[0]
+        np.testing.assert_allclose(now, was, atol=0.05)
+    assert np.abs(policy.gains.K[0, 5]).max() > 1.0

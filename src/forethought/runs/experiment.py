@@ -80,6 +80,8 @@ class Experiment:
     angles: tuple[int, ...] = ()
     """Which observations are angles in rad, counted from 0: they are wrapped to [-pi, pi), and models see their sine
     and cosine.  Classic tasks know their own."""
+    resets: tuple[dict[str, Any], ...] = ()
+    """Options for the environment's reset: reset seed i comes with the i-th of them, any other without."""
     base: str = "random"
     """Who collects the first data: random, coloured (smooth random actions), or a run directory, whose controller
     does it.  A policy object goes to the algorithm's own `base`."""
@@ -131,7 +133,9 @@ class Experiment:
         made = (
             self.task
             if isinstance(self.task, Task)
-            else make_task(self.task, self.env, self.limit, self.action_repeat, self.history, self.angles)
+            else make_task(
+                self.task, self.env, self.limit, self.action_repeat, self.history, self.angles, resets=self.resets
+            )
         )
         return equip(made, self.guard, self.workers, replayable=self.replayable)
 

@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import difflib
 import inspect
+import json
 import typing
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,6 +44,8 @@ MODELS: dict[str, type] = {
     "gmm": GMMLearner,
     "linear": LinearLearner,
 }
+APART = ("task", "env", "resets")
+"""Fields of an experiment that tyro does not read."""
 SHORT = {"--planner.": "--algorithm.planner.", "--model.": "--algorithm.learner."}
 """Shorter prefixes, after the flags that choose the classes."""
 
@@ -73,6 +76,7 @@ def parse_train(argv: Sequence[str]) -> Train:
     task = "TASK" if asked_help and not places else one_place(places, "train", "task", example)
     reach(task)
     chosen, env, rest = take_chosen(rest)
+    resets, rest = take_resets(rest)
     default = read_file(Path(task)) if task.endswith(".py") else Experiment(task)
     default = dataclasses.replace(default, algorithm=choose(default.algorithm, chosen))
     view = _view(default)
@@ -81,8 +85,9 @@ def parse_train(argv: Sequence[str]) -> Train:
     common = Common(**{f.name: getattr(found, f.name) for f in dataclasses.fields(Common)})
     own = {name: value for name, value in _policies(default.algorithm).items() if f"--algorithm.{name}" not in given}
     algorithm = dataclasses.replace(found.algorithm, **own) if own else found.algorithm
-    settings = {f.name: getattr(found, f.name) for f in dataclasses.fields(Experiment) if f.name not in ("task", "env")}
-    settings |= {"task": default.task, "env": default.env | env, "algorithm": algorithm}
+    settings = {f.name: getattr(found, f.name) for f in dataclasses.fields(Experiment) if f.name not in APART}
+    resets = default.resets if resets is None else resets
+    settings |= {"task": default.task, "env": default.env | env, "resets": resets, "algorithm": algorithm}
     return Train(Experiment(**settings), common)
 
 
@@ -92,7 +97,9 @@ defines experiment = Experiment(...).
 --algorithm {v0.5,v1.0,v1.5,local}  --planner {shooting,cem,icem,mppi,ilqr}
 --model {auto,gp,ensemble,network,mdn,gmm,linear}
 choose the classes; their settings are flags below. --planner.X is short for --algorithm.planner.X, and --model.X for
---algorithm.learner.X. --env.NAME VALUE passes keyword arguments to gymnasium.make (JSON, or a text): --env.g 9.81"""
+--algorithm.learner.X. --env.NAME VALUE passes keyword arguments to gymnasium.make (JSON, or a text): --env.g 9.81
+--resets JSON gives options for the environment's reset: a list, whose i-th part goes with reset seed i:
+--resets '[{"start": [1.5, -1.6, -1.4]}, {"start": [1.6, -1.7, -1.5]}]'"""
 
 
 def take_chosen(argv: Sequence[str]) -> tuple[dict[str, str], dict[str, Any], list[str]]:
@@ -113,6 +120,27 @@ def take_chosen(argv: Sequence[str]) -> tuple[dict[str, str], dict[str, Any], li
             value = tokens.pop(0)
         chosen[name] = _known(name, value, tables[name])
     return chosen, env, rest
+
+
+def take_resets(argv: Sequence[str]) -> tuple[tuple[dict[str, Any], ...] | None, list[str]]:
+    """(the reset options of --resets JSON, or None, the other tokens).  Raises `UserError`."""
+    found, rest, tokens = None, [], list(argv)
+    while tokens:
+        name, equals, value = tokens.pop(0).partition("=")
+        if name != "--resets":
+            rest.append(name + equals + value)
+            continue
+        if not equals and not tokens:
+            raise UserError("--resets needs a value.")
+        text = value if equals else tokens.pop(0)
+        try:
+            found = json.loads(text)
+        except (ValueError, RecursionError):
+            found = None
+        if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
+            raise UserError(f"--resets is {quoted(text)}; it must be a list of objects in JSON, one per reset seed.")
+        found = tuple(found)
+    return found, rest
 
 
 def _known(flag: str, value: str, table: dict[str, type]) -> str:
@@ -162,7 +190,7 @@ def _view(default: Experiment) -> Any:
     for source in (shown, Common()):
         hints, docs = typing.get_type_hints(type(source)), docstrings(type(source))
         for field in dataclasses.fields(source):
-            if field.name in ("task", "env"):
+            if field.name in APART:
                 continue
             value = getattr(source, field.name)
             kind = type(value) if dataclasses.is_dataclass(value) else hints[field.name]

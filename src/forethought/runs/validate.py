@@ -118,6 +118,28 @@ class Several(NamedTuple):
         return isinstance(value, tuple) and all(map(self.each.accepts, value))
 
 
+class ResetOptions(NamedTuple):
+    """What may go to the reset of an environment: nothing that could name a file, since a run keeps it."""
+
+    def allowed(self) -> str:
+        """What is allowed, for the end of a sentence."""
+        return "a tuple of dicts from names to numbers, words, and lists of them"
+
+    def accepts(self, value: Any) -> bool:
+        """Whether it is such a tuple."""
+        proper = isinstance(value, tuple) and all(isinstance(each, dict) for each in value)
+        return proper and all(isinstance(k, str) and _harmless(v) for each in value for k, v in each.items())
+
+
+def _harmless(value: Any, depth: int = 4) -> bool:
+    """Whether it is a finite number, a word or None, or a list of them that is not too deep."""
+    if isinstance(value, (list, tuple)):
+        return depth > 0 and all(_harmless(each, depth - 1) for each in value)
+    if isinstance(value, str):
+        return value.isidentifier()
+    return value is None or isinstance(value, bool) or Number().accepts(value)
+
+
 def nameable(path: str) -> bool:
     """Whether a file can be called this: at most 255 bytes between two slashes, and 4095 in all."""
     data = path.encode(errors="surrogateescape")
@@ -163,7 +185,7 @@ NOT_NEGATIVE = Number(low=0)
 SHARE = Number(low=0, high=1)
 POSITIVE_SHARE = Number(low=0, high=1, open_low=True)
 FLAG = OneOf((True, False))
-Rules = dict[str, Number | Several | OneOf | Instance | Either | PathRule]
+Rules = dict[str, Number | Several | OneOf | Instance | Either | PathRule | ResetOptions]
 SOME_PATH = PathRule("a path, or None", (str, Path, type(None)))
 
 _IMAGINATION = Instance((Imagination,), "an Imagination")
@@ -201,6 +223,7 @@ RULES: dict[str, Rules] = {
         "action_repeat": COUNT,
         "history": Number(whole=True, low=1, high=1000),
         "angles": Several(NATURAL),
+        "resets": ResetOptions(),
         "out": SOME_PATH,
         "data": SOME_PATH,
         "base": PathRule('a name: "random", "coloured", or a run directory', (str,)),

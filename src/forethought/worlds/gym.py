@@ -78,7 +78,7 @@ class GymWorld(AbstractWorld):
             raise UserError(f"The reset seed of {self.source.id} was {condition}; it must be 0 or larger.")
         live = self.live
         live.done = True  # A reset that fails leaves no open episode.
-        observation, _ = self.env.reset(seed=int(condition))
+        observation, _ = self.env.reset(seed=int(condition), options=self.source.options(int(condition)))
         live.x = self._seen(observation)
         live.t, live.condition, live.done = 0, int(condition), False
         if self.witness is not None:
@@ -176,6 +176,8 @@ def gym_world(
     history: int = 1,
     limit: int | None = None,
     angles: Sequence[int] = (),
+    *,
+    resets: Sequence[Mapping[str, Any]] = (),
 ) -> GymWorld:
     """The world of a Gymnasium id, or of module:id, where importing the module registers the environment.
 
@@ -183,7 +185,8 @@ def gym_world(
     is the last `history` observations, the oldest first, each flattened (Dict and Tuple by Gymnasium's own wrapper).
     `limit` counts the environment's own steps, as max_episode_steps of gymnasium.make does, and replaces what is
     registered.  `angles` are the indices of those components of one observation, flattened, that are angles in rad:
-    they are wrapped, and models see their sine and cosine, in each observation of a history.
+    they are wrapped, and models see their sine and cosine, in each observation of a history.  `resets` are options for
+    the environment's reset: reset seed i comes with resets[i], and seeds beyond them without.
 
     Raises `UserError` with a sentence for everything that cannot be controlled from here: an unknown id, a missing
     time limit, image or discrete observations, unbounded, MultiDiscrete or MultiBinary actions; and for angles that
@@ -193,7 +196,7 @@ def gym_world(
         if value is not None and value < 1:
             raise UserError(f"{name} of {id} was {value}; it must be 1 or larger.")
     find(id)
-    source = Source(id, dict(kwargs or {}), limit, action_repeat, history)
+    source = Source(id, dict(kwargs or {}), limit, action_repeat, history, resets=tuple(resets))
     env = source.make()
     actions = _actions(env.action_space, id)
     steps = clock(env)

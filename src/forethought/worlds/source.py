@@ -35,6 +35,12 @@ class Source:
     action_repeat: int
     history: int
     guard: Guard = field(default_factory=Guard)
+    resets: Sequence[Mapping[str, Any]] = ()
+    """Reset options of the first reset seeds: seed i comes with resets[i], and any other seed without options."""
+
+    def options(self, seed: int) -> dict[str, Any] | None:
+        """The options that go to the environment's reset with this seed."""
+        return dict(self.resets[seed]) if seed < len(self.resets) else None
 
     def make(self) -> gymnasium.Env:
         """A new instance: checked, its actions repeated, its observations flat and stacked.
