@@ -239,7 +239,9 @@ def _classic(name: str, kwargs: Mapping[str, Any] | None, limit: int | None, oth
     given = {f"env.{key}": value for key, value in dict(kwargs or {}).items()}
     given |= {key: value for key, value in others.items() if value not in (1, (), [])}
     for key, value in given.items():
-        wrong = f"{name} takes no environment arguments, action_repeat or history, nor angles or resets; Gymnasium ids do"
+        wrong = (
+            f"{name} takes no environment arguments, action_repeat or history, nor angles or resets; Gymnasium ids do"
+        )
         raise UserError(f"{key} is {repr(value)[:80]}, but {wrong}.")
     if limit is not None and limit < 1:
         raise UserError(f"limit of {name} was {limit}; it must be 1 or larger.")

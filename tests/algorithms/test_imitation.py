@@ -141,5 +141,5 @@ def test_the_policy_keeps_to_the_limits_and_stands_what_it_cannot_see(network):
         assert u.dtype == np.float32
     assert not np.array_equal(seen[0], seen[1])  # noise of its own at every step
     still = dataclasses.replace(policy, noise=jnp.zeros((), jnp.float32))
-    one, two = (np.asarray(still.act(carry, jnp.zeros(2), 0)[0]) for _ in "12")
+    one, two = (np.asarray(still.act(carry, jnp.zeros(2), jnp.zeros((), jnp.int32))[0]) for _ in "12")
     np.testing.assert_array_equal(one, two)

@@ -97,7 +97,7 @@ def imitate(network: Network, spec: Spec, lessons: Lessons, steps: int, key: Ran
     # In units of the average precision: the size of the loss does not depend on how sure the controllers are.
     unit = jnp.sqrt(jnp.maximum(jnp.trace(precision) / precision.shape[0], 1e-30))
     root = (lessons.root / unit).astype(jnp.float32) * scaled.outputs.std
-    wanted = scaled.outputs.scale(lessons.u.astype(jnp.float32))
+    wanted = jax.vmap(scaled.outputs.scale)(lessons.u.astype(jnp.float32))
     # Row i is drawn for numbers from below[i-1] up to below[i]; of those without weight there are none.
     below = jnp.minimum(jnp.cumsum(share).astype(jnp.float32), 1.0)
     below = jnp.where(below >= below[-1], 1.0, below)

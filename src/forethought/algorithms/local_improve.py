@@ -96,7 +96,7 @@ class Improved(NamedTuple):
     step: KLStep
     epsilon: Scalar
     cost: Scalar
-    """Expected cost of the old policy under the new fit."""
+    """Expected cost of what was executed, under the new fit."""
     actual: Scalar
     """By how much the last step lowered the expected cost, under the new fit; NaN at first."""
     information: Scalar
@@ -112,20 +112,32 @@ def improve(
     carried: Carried,
     setting: Setting,
     how: How,
+    executed: LinearGaussianPolicy | None = None,
 ) -> Improved:
-    """All conditions, one after the other; every array of the first three has a leading axis of conditions."""
-    one = lambda at: improve_one(at[0], at[1], at[2], setting, how)
-    return jax.lax.map(one, (rollouts, old, carried))
+    """All conditions, one after the other; every array of the rollouts, of the policies and of what was carried has a
+    leading axis of conditions.
+
+    The bound is counted from `old`; `executed` is what made the rollouts, if that is another policy, and by which it is
+    judged what the last step brought.
+    """
+    one = lambda at: improve_one(at[0], at[1], at[2], setting, how, at[3])
+    return jax.lax.map(one, (rollouts, old, carried, executed))
 
 
 def improve_one(
-    rollouts: Rollouts, old: LinearGaussianPolicy, carried: Carried, setting: Setting, how: How
+    rollouts: Rollouts,
+    old: LinearGaussianPolicy,
+    carried: Carried,
+    setting: Setting,
+    how: How,
+    executed: LinearGaussianPolicy | None,
 ) -> Improved:
     """One condition."""
     (x, u, weight), (model, cost, half) = rollouts, setting
     start = Start(*fit_initial(x[:, 0], weight[:, 0], scale=_usual(x), angles=how.angles))
-    (dynamics, expanded), information, guessed = _place(rollouts, old, start, setting, how)
-    now = expected_cost(expanded, linear_marginals(dynamics, old, *start))
+    executed = old if executed is None else executed
+    (dynamics, expanded), information, guessed = _place(rollouts, executed, start, setting, how)
+    now = expected_cost(expanded, linear_marginals(dynamics, executed, *start))
     scale = adapted(carried, now)
     epsilon = how.kl * scale * u.shape[1]
     if how.dynamics == "global":
@@ -144,21 +156,21 @@ def improve_one(
 
 
 def _place(
-    rollouts: Rollouts, old: LinearGaussianPolicy, start: Start, setting: Setting, how: How
+    rollouts: Rollouts, executed: LinearGaussianPolicy, start: Start, setting: Setting, how: How
 ) -> tuple[Around, Scalar, Scalar]:
     """Dynamics and cost where the step is taken, with the least `information` of the fit, and the share of its steps
     whose noise is a guess: both are NaN where the dynamics are the global model's."""
     (x, u, weight), (model, cost, _) = rollouts, setting
     if how.dynamics == "global":
         unknown = jnp.full((), jnp.nan)
-        return around(model, cost, *follow(model, old, start.m0, how.angles), how.angles), unknown, unknown
+        return around(model, cost, *follow(model, executed, start.m0, how.angles), how.angles), unknown, unknown
     z = jnp.swapaxes(jnp.concatenate([x[:, :-1], u], axis=2), 0, 1)
     y, w = jnp.swapaxes(x[:, 1:], 0, 1), weight.T
     fit = _fitted(z, y, w, model, how)
     stage = stage_of(cost, fit.dynamics, model, x.shape[2], how.angles)
     end = lambda x: jnp.asarray(cost.terminal(wrap_components(x, how.angles)), x.dtype)
     expanded = expand_samples(stage, end, z, x[:, -1], jnp.concatenate([w, w[-1:]]))
-    dynamics = widened_dynamics(fit, linear_marginals(fit.dynamics, old, *start).mean)
+    dynamics = widened_dynamics(fit, linear_marginals(fit.dynamics, executed, *start).mean)
     return Around(dynamics, expanded), jnp.min(fit.information), jnp.mean(fit.guessed.astype(x.dtype))
 
 

@@ -190,15 +190,22 @@ class Local(AbstractAlgorithm):
         reference = np.asarray(gains.xs) if int(before.improved) else np.broadcast_to(mean[:, :1], mean.shape)
         reference = nearest_turn(reference, mean, angles)
         k = jnp.asarray(gains.us) - jnp.sum(gains.K * jnp.asarray(reference)[:, :, None, :], axis=3)
-        old = LinearGaussianPolicy(gains.K, k, gains.L)
-        if before.network is not None and int(before.improved):
-            old = linearised(before.network, task.spec, jnp.asarray(mean))
+        own = LinearGaussianPolicy(gains.K, k, gains.L)
+        guided = before.network is not None and int(before.improved) > 0
+        old = linearised(before.network, task.spec, jnp.asarray(mean)) if guided else own
         actions = task.world.actions
         assert isinstance(actions, Box)
         half, _ = _ranges(actions)
         how = How(self.fit, self.bound, self.kl, self.strength, angles, self.dynamics, self.floor)
         rollouts = Rollouts(*(jnp.asarray(part) for part in batch[:3]))
-        found = improve(rollouts, old, before.carried, Setting(before.model, task.cost, jnp.asarray(half)), how)
+        found = improve(
+            rollouts,
+            old,
+            before.carried,
+            Setting(before.model, task.cost, jnp.asarray(half)),
+            how,
+            own if before.network is not None else None,
+        )
         fitted = _taken(before, found, jnp.asarray(batch.whole), state.episodes)
         metrics |= _told(found, np.asarray(batch.cost)) | {"local_clip_rate": clip_rate(batch, actions)}
         key, k_guide = jr.split(state.key)
