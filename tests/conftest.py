@@ -11,6 +11,7 @@ from unittest.mock import patch
 
 import jax
 import pytest
+from hypothesis import settings
 
 # As the command line does. Every array of the library states its dtype, so only what forgets to would notice.
 jax.config.update("jax_enable_x64", True)
@@ -21,6 +22,10 @@ jax.config.update("jax_enable_x64", True)
 FLAGS = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 with patch.dict(os.environ, {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}"}):
     jax.devices()
+
+# What an example takes is mostly what it compiles, and the machine's mood.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 
 
 @pytest.fixture(autouse=True, scope="module")
