@@ -85,7 +85,7 @@ def main() -> int:
     unknown = jnp.full((CONDITIONS,), jnp.nan)
     carried = Carried(jnp.ones((CONDITIONS,)), unknown, unknown, unknown)
     how = How("bayesian", "sum", KL, 1.0, (), "local", 1e-6)
-    rollouts = Rollouts(*map(jnp.asarray, (x, u, np.ones(u.shape[:3]))))
+    rollouts = Rollouts(*map(jnp.asarray, (x, u, np.ones(u.shape[:3]), np.zeros(u.shape[:2]))))
     setting = Setting(model, cost, jnp.ones((m,)))
     ours = lambda: jax.block_until_ready(improve(rollouts, old, carried, setting, how))
     theirs_cost = ReferenceCost(3, cost.distance_weight, cost.log_weight, cost.alpha, cost.control_weight)

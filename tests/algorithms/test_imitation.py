@@ -116,7 +116,7 @@ def test_the_guide_reads_lessons_off_the_controllers(network):
     x[0, 2] = 9.0
     weight = np.ones((1, 3, T))
     weight[0, 2] = 0.0
-    rollouts = Rollouts(*map(jnp.asarray, (x, np.zeros((1, 3, T, 2)), weight)))
+    rollouts = Rollouts(*map(jnp.asarray, (x, np.zeros((1, 3, T, 2)), weight, np.zeros((1, 3)))))
     guide = Guide(on=True, gradient_steps=800)
     trained, told = guide.follow(network, SPEC, rollouts, gains, jr.key(2))
     assert told["local_imitation_failed"] is False

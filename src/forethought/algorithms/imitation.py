@@ -64,7 +64,7 @@ class Guide(eqx.Module):
 @eqx.filter_jit
 def _lessons(rollouts: Rollouts, gains: Gains, spec: Spec) -> Lessons:
     """Every state of every rollout; states that are not finite do not count."""
-    x, _, weight = rollouts
+    x, weight = rollouts.x, rollouts.weight
     x = x[:, :, :-1]
     off = x - gains.xs[:, None]
     off = jax.vmap(lambda v: wrap_components(v, spec.angles))(off.reshape(-1, spec.n)).reshape(x.shape)

@@ -35,6 +35,10 @@ Bound = Literal["sum", "each", "none"]
 Dynamics = Literal["local", "global"]
 LEAST_SCALE, MOST_SCALE = 0.01, 10.0
 """Factors that the KL bound may have."""
+
+
+RIDGE = 1e-3
+"""Of fits with a prior; see `fit_bayesian`."""
 SHRINK, GROW = 0.1, 5.0
 """Most that it changes in one iteration."""
 
@@ -61,6 +65,8 @@ class Rollouts(NamedTuple):
     x: Float[Array, "N T+1 n"]
     u: Float[Array, "N T m"]
     weight: Float[Array, "N T"]
+    cost: Float[Array, " N"]
+    """-return of each, as it came."""
 
 
 class Setting(NamedTuple):
@@ -79,8 +85,9 @@ class Carried(NamedTuple):
     scale: Scalar
     """Factor of the KL bound."""
     before: Scalar
-    """Expected cost of the controller before the last step, and after it, under the dynamics of then; NaN at first."""
+    """Mean cost of the rollouts before the last step, NaN at first."""
     after: Scalar
+    """What the step was to make of it: less what it improves under the dynamics of then."""
     multiplier: Scalar
     """That of the last step; NaN at first."""
 
@@ -98,7 +105,7 @@ class Improved(NamedTuple):
     cost: Scalar
     """Expected cost of what was executed, under the new fit."""
     actual: Scalar
-    """By how much the last step lowered the expected cost, under the new fit; NaN at first."""
+    """By how much the last step lowered the mean cost of the rollouts; NaN at first."""
     information: Scalar
     """The least over time of `LocalFit.information`."""
     guessed: Scalar
@@ -133,11 +140,12 @@ def improve_one(
     executed: LinearGaussianPolicy | None,
 ) -> Improved:
     """One condition."""
-    (x, u, weight), (model, cost, half) = rollouts, setting
+    (x, u, weight, _), (model, cost, half) = rollouts, setting
     start = Start(*fit_initial(x[:, 0], weight[:, 0], scale=_usual(x), angles=how.angles))
     executed = old if executed is None else executed
     (dynamics, expanded), information, guessed = _place(rollouts, executed, start, setting, how)
-    now = expected_cost(expanded, linear_marginals(dynamics, executed, *start))
+    expected = expected_cost(expanded, linear_marginals(dynamics, executed, *start))
+    now = _mean_cost(rollouts, cost, how.angles)
     scale = adapted(carried, now)
     epsilon = how.kl * scale * u.shape[1]
     if how.dynamics == "global":
@@ -151,8 +159,20 @@ def improve_one(
         xs = linear_marginals(dynamics, policy, *start).mean[:, : x.shape[2]]
     xs = jnp.where(jnp.all(jnp.isfinite(xs)), xs, jnp.mean(x[:, :-1], axis=0))
     kept = jnp.where(jnp.isfinite(jnp.max(step.multiplier)), jnp.max(step.multiplier), carried.multiplier)
-    moved = Carried(scale, now, step.cost, kept)
-    return Improved(policy, xs, start, moved, step, epsilon, now, carried.before - now, information, guessed)
+    moved = Carried(scale, now, now - (expected - step.cost), kept)
+    return Improved(policy, xs, start, moved, step, epsilon, expected, carried.before - now, information, guessed)
+
+
+def _mean_cost(rollouts: Rollouts, cost: AbstractCost, angles: tuple[int, ...]) -> Scalar:
+    """Of the rollouts that have begun, with the cost-to-go of their ends.
+
+    Not the cost that is expected under the fit: where that is wrong by orders of magnitude, as it may be once in a
+    while, a bound that adapts to it would close for good.
+    """
+    begun = rollouts.weight[:, 0]
+    end = jax.vmap(lambda x: jnp.asarray(cost.terminal(wrap_components(x, angles)), x.dtype))(rollouts.x[:, -1])
+    each = jnp.where(begun > 0.0, rollouts.cost + end, 0.0)
+    return jnp.sum(each) / jnp.maximum(jnp.sum(begun), 1.0)
 
 
 def _place(
@@ -160,7 +180,7 @@ def _place(
 ) -> tuple[Around, Scalar, Scalar]:
     """Dynamics and cost where the step is taken, with the least `information` of the fit, and the share of its steps
     whose noise is a guess: both are NaN where the dynamics are the global model's."""
-    (x, u, weight), (model, cost, _) = rollouts, setting
+    (x, u, weight, _), (model, cost, _) = rollouts, setting
     if how.dynamics == "global":
         unknown = jnp.full((), jnp.nan)
         return around(model, cost, *follow(model, executed, start.m0, how.angles), how.angles), unknown, unknown
@@ -184,11 +204,12 @@ def _fitted(z: Array, y: Array, w: Array, model: AbstractDynamics, how: How) -> 
     if how.fit == "regression":
         return fit_regression(z, y, w, angles=how.angles)
     strengths = {"strength_mean": how.strength, "strength_cov": how.strength}
-    return fit_bayesian(z, y, w, prior_from(model, z, y, w, angles=how.angles, **strengths), angles=how.angles)
+    prior = prior_from(model, z, y, w, angles=how.angles, **strengths)
+    return fit_bayesian(z, y, w, prior, ridge=RIDGE, angles=how.angles)
 
 
 def adapted(carried: Carried, now: Scalar) -> Scalar:
-    """The factor of the bound from the predicted and the actual improvement of the last step.
+    """The factor of the bound from the predicted and the actual improvement of the last step; `now` is the mean cost.
 
     With I(k) = a k + b k^2 through both, the best bound is pred / (2 (pred - act)) times the last one.  A step that was
     predicted to make things worse shrinks it.

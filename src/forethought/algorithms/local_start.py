@@ -35,7 +35,7 @@ class InitialController(eqx.Module):
     """
 
     kind: Kind = "noise"
-    std: float = 0.3
+    std: float = 0.1
     """Standard deviation of the noise, in half ranges of the actions."""
     positions: tuple[int, ...] = ()
     """Components of the state, one per action."""

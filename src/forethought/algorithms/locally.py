@@ -197,7 +197,7 @@ class Local(AbstractAlgorithm):
         assert isinstance(actions, Box)
         half, _ = _ranges(actions)
         how = How(self.fit, self.bound, self.kl, self.strength, angles, self.dynamics, self.floor)
-        rollouts = Rollouts(*(jnp.asarray(part) for part in batch[:3]))
+        rollouts = Rollouts(*(jnp.asarray(part) for part in batch))
         found = improve(
             rollouts,
             old,

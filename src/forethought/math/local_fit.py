@@ -106,10 +106,7 @@ def fit_regression(
     """
     need_x64("Fitting local dynamics")
     n = y.shape[2]
-    rows = local_rows(z, y, weight, angles, window)
-    # The change, not the next state: then what the ridge leaves undecided stays as it is, and nothing cancels in W.
-    change = rows.xi[:, :, -n:] - rows.xi[:, :, :n]
-    rows = rows._replace(xi=jnp.concatenate([rows.xi[:, :, :-n], change], axis=2))
+    rows = _changes(local_rows(z, y, weight, angles, window), n)
     mean = rows.mean
     away = rows.away(mean)
     scatter = _scatter(away)
@@ -129,6 +126,7 @@ def fit_bayesian(
     weight: Weight,
     prior: NIWPrior,
     *,
+    ridge: float = LEAST_RIDGE,
     window: int = 0,
     angles: Sequence[int] = (),
 ) -> LocalFit:
@@ -141,10 +139,16 @@ def fit_bayesian(
     [[n0 cov0_zz + kappa0 mu0_z mu0_z^T, kappa0 mu0_z], [., kappa0]].  As n0 and kappa0 go to 0 it is `fit_regression`
     without a ridge; with no rows it is the prior.  `window` and `angles` are as there; the prior's angles should be in
     the turn of x.
+
+    The `ridge` is added to the variance 1 of every standardised input, the prior's part included, and pulls towards
+    x+ = x.  Where inputs depend on each other (sines and cosines of the same angle) the prior knows such directions as
+    little as the rows do, and a slope that is decided by their curvature alone is amplified from step to step: 1e-3
+    stops that.
     """
     need_x64("Fitting local dynamics")
     n = y.shape[2]
-    rows = local_rows(z, y, weight, angles, window)
+    rows = _changes(local_rows(z, y, weight, angles, window), n)
+    prior = _prior_of_changes(prior, n)
     count, k0, n0 = rows.count, prior.strength_mean, prior.strength_cov
     mean = rows.mean
     away = rows.away(mean)
@@ -154,11 +158,11 @@ def fit_bayesian(
     # As one more row of the data, which it is to the scatter.
     extra = jnp.sqrt(k0 * share)[:, None] * shift
     scatter = _scatter(jnp.concatenate([away, extra[:, None, :]], axis=1)) + n0[:, None, None] * prior.cov
-    found = _condition(scatter, _scales(scatter, rows), n, LEAST_RIDGE)
+    found = _condition(scatter, _scales(scatter, rows), n, ridge)
     fit = _assemble(found, prior.mean + share[:, None] * shift, away, count, n0 + count - share)
-    change = away[:, :, -n:] - away[:, :, :n]
-    W = jnp.where(fit.guessed[:, None, None], _bound(_scatter(change), count, found.floor), _noise(fit))
-    dynamics = fit.dynamics._replace(W=W)
+    W = jnp.where(fit.guessed[:, None, None], _bound(_scatter(away[:, :, -n:]), count, found.floor), _noise(fit))
+    F = fit.dynamics.F + jnp.eye(n, z.shape[2], dtype=jnp.float64)
+    dynamics = LinearDynamics(F, fit.dynamics.f, W)
     information = _information(away[:, :, :-n], rows._replace(xi=rows.xi[:, :, :-n]))
     return fit._replace(dynamics=dynamics, kappa=kappa, left_out=rows.left_out, information=information)
 
@@ -219,6 +223,20 @@ class _Conditional(NamedTuple):
     """What the columns were divided by."""
     floor: Float[Array, "T n"]
     """Least sum of squares of each output."""
+
+
+def _changes(rows: LocalRows, n: int) -> LocalRows:
+    """With the change instead of the next state: then what the ridge leaves undecided stays as it is, and nothing
+    cancels in W."""
+    change = rows.xi[:, :, -n:] - rows.xi[:, :, :n]
+    return rows._replace(xi=jnp.concatenate([rows.xi[:, :, :-n], change], axis=2))
+
+
+def _prior_of_changes(prior: NIWPrior, n: int) -> NIWPrior:
+    """The prior of [z; y - x]."""
+    less = lambda a: jnp.concatenate([a[..., :-n], a[..., -n:] - a[..., :n]], axis=-1)
+    cov = jnp.swapaxes(less(jnp.swapaxes(less(prior.cov), 1, 2)), 1, 2)
+    return prior._replace(mean=less(prior.mean), cov=cov)
 
 
 def _scatter(away: Float[Array, "T R D"]) -> Float[Array, "T D D"]:
