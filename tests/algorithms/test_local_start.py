@@ -51,14 +51,14 @@ def test_hold_is_the_lqr_of_its_guess():
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"kind": "pd"},
-        {"kind": "pd", "positions": (0,)},
-        {"kind": "pd", "positions": (0, 5)},
-        {"kind": "pd", "positions": (0, 0)},
-        {"kind": "pd", "positions": (0, 3), "velocities": (1,)},
-        {"kind": "pd", "positions": (0, 3), "velocities": (3, 1)},
-        {"kind": "hold", "positions": (0, 3)},
-        {"kind": "hold", "positions": (0, 3, 1), "velocities": (2, 4, 1)},
+        {"feedback": "pd"},
+        {"feedback": "pd", "positions": (0,)},
+        {"feedback": "pd", "positions": (0, 5)},
+        {"feedback": "pd", "positions": (0, 0)},
+        {"feedback": "pd", "positions": (0, 3), "velocities": (1,)},
+        {"feedback": "pd", "positions": (0, 3), "velocities": (3, 1)},
+        {"feedback": "hold", "positions": (0, 3)},
+        {"feedback": "hold", "positions": (0, 3, 1), "velocities": (2, 4, 1)},
     ],
 )
 def test_places_that_are_not_there_are_told(wrong):
@@ -69,11 +69,11 @@ def test_places_that_are_not_there_are_told(wrong):
 def test_the_first_rollouts_hold_the_place_where_they_began():
     """An arm that is pushed by noise alone drifts away; with feedback it does not."""
     target, moved = task("arm-reach"), {}
-    for kind in ("noise", "pd", "hold"):
-        places = {} if kind == "noise" else {"positions": (0, 1), "velocities": (2, 3)}
+    for kind in ("none", "pd", "hold"):
+        places = {} if kind == "none" else {"positions": (0, 1), "velocities": (2, 3)}
         method = Local(conditions=(0,), initial=InitialController(kind, std=0.2, stiffness=2.0, damping=0.5, **places))
         state, _ = method.step(target, method.init(target, jr.key(0)), 10_000)
         x = np.asarray(state.data.x)[: int(state.data.count), :2]
         moved[kind] = float(np.abs(x - x[0]).max())
-    assert moved["pd"] < 0.5 * moved["noise"]
-    assert moved["hold"] < 0.5 * moved["noise"]
+    assert moved["pd"] < 0.5 * moved["none"]
+    assert moved["hold"] < 0.5 * moved["none"]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import equinox as eqx
@@ -21,6 +22,7 @@ from forethought import (
     UserError,
 )
 from forethought.policies.excitation import ColouredPolicy
+from forethought.runs import codec
 from forethought.runs.codec import decode, decode_fields, encode, encode_fields
 from small import recipe
 
@@ -121,3 +123,8 @@ def test_a_class_of_the_same_name_is_not_ours():
 def test_infinity_cannot_be_saved():
     with pytest.raises(UserError, match="finite"):
         encode({"g": float("inf")})
+
+
+def test_no_recipe_has_a_field_that_files_need_for_its_class():
+    for cls in codec.KINDS.values():
+        assert "kind" not in {field.name for field in dataclasses.fields(cls)}, cls

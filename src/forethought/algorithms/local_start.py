@@ -12,7 +12,7 @@ from forethought.math.linear_quadratic import LinearDynamics, QuadraticCost
 from forethought.math.lqr import lqr_backward
 from forethought.types import Box, Spec, UserError
 
-Kind = Literal["noise", "pd", "hold"]
+Feedback = Literal["none", "pd", "hold"]
 
 
 class First(NamedTuple):
@@ -34,7 +34,7 @@ class InitialController(eqx.Module):
     which are their velocities.
     """
 
-    kind: Kind = "noise"
+    feedback: Feedback = "none"
     std: float = 0.1
     """Standard deviation of the noise, in half ranges of the actions."""
     positions: tuple[int, ...] = ()
@@ -54,10 +54,10 @@ class InitialController(eqx.Module):
         """The controller for so many steps.  Raises `UserError` for positions that are not there."""
         half, n, m = 0.5 * (np.asarray(actions.high, np.float64) - actions.low), spec.n, spec.m
         noise = np.broadcast_to(np.diag(self.std * half), (steps, m, m))
-        if self.kind == "noise":
+        if self.feedback == "none":
             return First(np.zeros((steps, m, n)), noise)
         self._need_places(n, m)
-        if self.kind == "hold":
+        if self.feedback == "hold":
             return self._hold(half, n, steps)
         K, actions_ = np.zeros((m, n)), np.arange(m)
         K[actions_, list(self.positions)] = -half * self.stiffness
@@ -86,12 +86,12 @@ class InitialController(eqx.Module):
     def _need_places(self, n: int, m: int) -> None:
         """Raise `UserError` unless positions and velocities are distinct components of the state."""
         places = (*self.positions, *self.velocities)
-        least = (m,) if self.kind == "hold" else (m, 0)
+        least = (m,) if self.feedback == "hold" else (m, 0)
         proper = len(set(places)) == len(places) and all(0 <= place < n for place in places)
         if len(self.positions) != m or len(self.velocities) not in least or not proper:
             raise UserError(
-                f"an initial controller of kind {self.kind} was given the positions {self.positions} and the "
+                f"an initial controller with the feedback {self.feedback} was given the positions {self.positions} and the "
                 f"velocities {self.velocities}; it needs {m} of each, one for each action"
-                f"{'' if self.kind == 'hold' else ' (or no velocities)'}, all of them different components of the "
+                f"{'' if self.feedback == 'hold' else ' (or no velocities)'}, all of them different components of the "
                 f"state, from 0 to {n - 1}."
             )

@@ -267,7 +267,7 @@ RULES: dict[str, Rules] = {
         "guide": Instance((Guide,), "a Guide"),
     },
     "InitialController": {
-        "kind": OneOf(("noise", "pd", "hold")),
+        "feedback": OneOf(("none", "pd", "hold")),
         "std": POSITIVE,
         "positions": Several(NATURAL),
         "velocities": Several(NATURAL),
