@@ -53,7 +53,7 @@ def algorithm(variant: str, task: str) -> Any:
 
 
 def target(name: str) -> Any:
-    """The task; Reacher's own cost has a kink at the target, where a quadratic says nothing, so it gets a smooth one."""
+    """The task.  Reacher's own cost has a kink at the target, where a quadratic says nothing: it gets a smooth one."""
     from forethought.costs.reaching import Components, Reaching
     from forethought.tasks import task
 
