@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from learning import STUDIES, Study
 from runner import HERE, RESULTS
+from tables_local import local_lines
 from tables_speed import speed_page
 from tables_trajopt import trajopt_lines
 from text import MISSING, distinct, interval, markdown, number, provenance, read
@@ -239,6 +240,7 @@ def page(results: Path) -> str:
     lines += ablation_lines(results)
     lines += speed_page(results)
     lines += trajopt_lines(read(results))
+    lines += local_lines(results)
     return "\n".join(lines).rstrip() + "\n"
 
 
