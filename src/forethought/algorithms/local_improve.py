@@ -140,8 +140,9 @@ def improve_one(
     executed: LinearGaussianPolicy | None,
 ) -> Improved:
     """One condition."""
+    rollouts = _sound(rollouts)
     (x, u, weight, _), (model, cost, half) = rollouts, setting
-    start = Start(*fit_initial(x[:, 0], weight[:, 0], scale=_usual(x), angles=how.angles))
+    start = Start(*fit_initial(x[:, 0], weight[:, 0], scale=_usual(x[:, :-1], weight), angles=how.angles))
     executed = old if executed is None else executed
     (dynamics, expanded), information, guessed = _place(rollouts, executed, start, setting, how)
     expected = expected_cost(expanded, linear_marginals(dynamics, executed, *start))
@@ -161,6 +162,17 @@ def improve_one(
     kept = jnp.where(jnp.isfinite(jnp.max(step.multiplier)), jnp.max(step.multiplier), carried.multiplier)
     moved = Carried(scale, now, now - (expected - step.cost), kept)
     return Improved(policy, xs, start, moved, step, epsilon, expected, carried.before - now, information, guessed)
+
+
+def _sound(rollouts: Rollouts) -> Rollouts:
+    """With weight 0, and zeros, where something is not finite."""
+    x, u, weight, cost = rollouts
+    states = jnp.all(jnp.isfinite(x), axis=2)
+    fine = states[:, :-1] & states[:, 1:] & jnp.all(jnp.isfinite(u), axis=2)
+    known = jnp.isfinite(cost)
+    weight = jnp.where(fine & known[:, None], weight, 0.0)
+    zero = lambda a: jnp.where(jnp.isfinite(a), a, 0.0)
+    return Rollouts(zero(x), zero(u), weight, zero(cost))
 
 
 def _mean_cost(rollouts: Rollouts, cost: AbstractCost, angles: tuple[int, ...]) -> Scalar:
@@ -194,9 +206,11 @@ def _place(
     return Around(dynamics, expanded), jnp.min(fit.information), jnp.mean(fit.guessed.astype(x.dtype))
 
 
-def _usual(x: Float[Array, "N _ n"]) -> Float[Array, " n"]:
-    """What is usual for each component of the state: its standard deviation over all rows."""
-    return jnp.std(x, axis=(0, 1)) + 1e-12
+def _usual(x: Float[Array, "N T n"], weight: Float[Array, "N T"]) -> Float[Array, " n"]:
+    """What is usual for each component of the state: its standard deviation over all rows that count."""
+    share = (weight / jnp.maximum(jnp.sum(weight), 1.0))[:, :, None]
+    mean = jnp.sum(share * x, axis=(0, 1))
+    return jnp.sqrt(jnp.sum(share * (x - mean) ** 2, axis=(0, 1))) + 1e-12
 
 
 def _fitted(z: Array, y: Array, w: Array, model: AbstractDynamics, how: How) -> LocalFit:
@@ -247,6 +261,8 @@ def _unbounded(dynamics: LinearDynamics, cost: QuadraticCost, start: Start, old:
     free = max_entropy_policy(solution, 1.0)
     policy = jax.tree.map(lambda a, b: jnp.where(sound, a, b), free, old)
     expected = expected_cost(cost, linear_marginals(dynamics, policy, *start))
+    sound = sound & jnp.isfinite(expected)
+    policy = jax.tree.map(lambda a, b: jnp.where(sound, a, b), policy, old)
     status = jnp.where(sound, KLStatus.SOLVED, KLStatus.FAILED).astype(jnp.int32)
     nothing = jnp.zeros(old.k.shape[:1], old.k.dtype)
     one = jnp.ones((), jnp.int32)

@@ -90,8 +90,8 @@ class InitialController(eqx.Module):
         proper = len(set(places)) == len(places) and all(0 <= place < n for place in places)
         if len(self.positions) != m or len(self.velocities) not in least or not proper:
             raise UserError(
-                f"an initial controller with the feedback {self.feedback} was given the positions {self.positions} and the "
-                f"velocities {self.velocities}; it needs {m} of each, one for each action"
+                f"an initial controller with the feedback {self.feedback} was given the positions {self.positions} and "
+                f"the velocities {self.velocities}; it needs {m} of each, one for each action"
                 f"{'' if self.feedback == 'hold' else ' (or no velocities)'}, all of them different components of the "
                 f"state, from 0 to {n - 1}."
             )
