@@ -191,8 +191,8 @@ class Local(AbstractAlgorithm):
         reference = nearest_turn(reference, mean, angles)
         k = jnp.asarray(gains.us) - jnp.sum(gains.K * jnp.asarray(reference)[:, :, None, :], axis=3)
         own = LinearGaussianPolicy(gains.K, k, gains.L)
-        guided = before.network is not None and int(before.improved) > 0
-        old = linearised(before.network, task.spec, jnp.asarray(mean)) if guided else own
+        network = before.network if int(before.improved) else None
+        old = own if network is None else linearised(network, task.spec, jnp.asarray(mean))
         actions = task.world.actions
         assert isinstance(actions, Box)
         half, _ = _ranges(actions)
