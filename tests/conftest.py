@@ -13,13 +13,13 @@ import jax
 import pytest
 from hypothesis import settings
 
+from compiling import FLAGS
+
 # As the command line does. Every array of the library states its dtype, so only what forgets to would notice.
 jax.config.update("jax_enable_x64", True)
 
 
-# Small programs that run a few times each: compiled without optimisation, in a third of the time.  Only in this
-# process: whatever a test starts compiles as a user's does.
-FLAGS = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+# Only in this process: whatever a test starts compiles as a user's does, unless it is to round as this one.
 with patch.dict(os.environ, {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}"}):
     jax.devices()
 

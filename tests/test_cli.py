@@ -406,7 +406,7 @@ def test_a_broken_environment_is_status_1(capsys, fragile):
 def test_an_unexpected_error_is_status_1_without_a_traceback(capsys, monkeypatch):
     from forethought.runs import experiment
 
-    def fail(*_):
+    def fail(*_, **__):
         raise RuntimeError("the sky\nfell.")
 
     monkeypatch.setattr(experiment, "make_task", fail)

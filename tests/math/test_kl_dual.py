@@ -260,7 +260,7 @@ def test_a_batch_is_a_loop():
     for i in range(6):
         one = solved(softmin, epsilons[i], starts[i])
         for a, b in zip(batch, one, strict=True):
-            np.testing.assert_allclose(a[i], b, rtol=1e-12)
+            np.testing.assert_allclose(a[i], b, rtol=1e-10)  # another program rounds otherwise, and up to 50 times
         assert batch.evaluations[i] == one.evaluations
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
+from compiling import FLAGS
 from forethought import resume
 from forethought.runs.checkpoint import numbered
 from forethought.runs.directory import existing
@@ -27,7 +28,8 @@ ENDLESS = ["train", "Pendulum-v1", *TINY, *PACE, "--limit", "10", "--steps", "10
 def begin(out: Path) -> subprocess.Popen[str]:
     """A run in a process of its own that has written two checkpoints and is at work on the next episode."""
     command = [sys.executable, "-m", "forethought.cli", *ENDLESS, "--out", str(out)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    environment = os.environ | {"XLA_FLAGS": FLAGS}  # it is gone on with, and compared to the bit, in this process
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     end = time.monotonic() + 120
     while len(numbered(out / "checkpoints")) < 3:
         assert process.poll() is None, process.communicate()[1]
