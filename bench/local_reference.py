@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-LEAST_RIDGE, LEAST_NOISE, LEAST_SPREAD = 1e-12, 1e-6, 1e-3
+RIDGE, LEAST_NOISE, LEAST_SPREAD = 1e-3, 1e-6, 1e-3
 TOLERANCE = 0.1
 
 
@@ -45,7 +45,7 @@ def responsibilities(mixture: Mixture, row: np.ndarray) -> np.ndarray:
 
 
 def prior(mixture: Mixture, z: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and covariance of [z; y] at one step."""
+    """Mean and covariance of [z; y - x] at one step."""
     n = y.shape[1]
     shares = np.zeros(len(mixture.weights))
     for row, following in zip(z, y, strict=True):
@@ -55,15 +55,13 @@ def prior(mixture: Mixture, z: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, n
     cov = np.zeros((len(mean), len(mean)))
     for w, m, c in zip(shares, mixture.means, mixture.covs, strict=True):
         cov += w * (c + np.outer(m - mean, m - mean))
-    back = np.eye(len(mean))
-    back[z.shape[1] :, :n] = np.eye(n)  # y = x + change
-    return back @ (mixture.centre + mixture.unit * mean), back @ (np.outer(mixture.unit, mixture.unit) * cov) @ back.T
+    return mixture.centre + mixture.unit * mean, np.outer(mixture.unit, mixture.unit) * cov
 
 
 def fit(z: np.ndarray, y: np.ndarray, mixture: Mixture, z_mean: Any) -> tuple[Any, ...]:
     """F, f and the widened W at each step; z [T, N, d], y [T, N, n].  `z_mean(F, f, W)` says where W is widened."""
     T, N, d = z.shape
-    n, rows = y.shape[2], np.concatenate([z, y], axis=2)
+    n, rows = y.shape[2], np.concatenate([z, y - z[:, :, : y.shape[2]]], axis=2)
     Psi, mus = np.empty((T, d + n, d + n)), np.empty((T, d + n))
     for t in range(T):
         mean0, cov0 = prior(mixture, z[t], y[t])
@@ -77,11 +75,12 @@ def fit(z: np.ndarray, y: np.ndarray, mixture: Mixture, z_mean: Any) -> tuple[An
     for t in range(T):
         s = np.sqrt(np.maximum(np.diag(Psi[t]), LEAST_SPREAD**2 * usual))
         unit = Psi[t] / np.outer(s, s)
-        inverse = np.linalg.inv(unit[:d, :d] + LEAST_RIDGE * np.eye(d))
+        inverse = np.linalg.inv(unit[:d, :d] + RIDGE * np.eye(d))
         slope = unit[d:, :d] @ inverse
         rest = unit[d:, d:] - slope @ unit[:d, d:] + LEAST_NOISE**2 * np.eye(n)
         F[t] = np.outer(s[d:], 1.0 / s[:d]) * slope
         f[t] = mus[t, d:] - F[t] @ mus[t, :d]
+        F[t] += np.eye(n, d)  # y = x + change
         inverse = inverse / np.outer(s[:d], s[:d])
         away = z[t] - z[t].mean(axis=0)
         decided = np.trace(away @ inverse @ away.T)
