@@ -29,6 +29,7 @@ from kl_problems import problem  # noqa: E402
 from runner import RESULTS, commit, machine  # noqa: E402
 
 from forethought.algorithms.local_batch import batch_of  # noqa: E402
+from forethought.algorithms.local_improve import RIDGE  # noqa: E402
 from forethought.algorithms.locally import Local  # noqa: E402
 from forethought.core import Task  # noqa: E402
 from forethought.math.kl_step import kl_step  # noqa: E402
@@ -79,7 +80,7 @@ def fits(seed: int, count: int) -> tuple[float, float]:
     model = method.learner.fit(method.learner.init(target.spec, jr.key(seed)), rows, jr.key(seed))[0].model
     plain = fit_regression(z[:, :count], y[:, :count], w)
     prior = prior_from(model, z[:, :count], y[:, :count], w, angles=target.spec.angles)
-    informed = fit_bayesian(z[:, :count], y[:, :count], w, prior, ridge=1e-3)
+    informed = fit_bayesian(z[:, :count], y[:, :count], w, prior, ridge=RIDGE)
     judge = lambda fit: float(_errors(z[:, :count], y[:, :count], z[:, count:], y[:, count:], *fit.dynamics[:2]))
     return judge(plain), judge(informed)
 

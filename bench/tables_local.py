@@ -79,7 +79,12 @@ def _claims(found: dict[str, Any]) -> list[str]:
 def _dual(found: dict[str, Any]) -> list[str]:
     """Solves of each way."""
     rows = [
-        (name, f"{row['median']:g}", f"{row['p90']:g}", str(row["worst"]), f"{row['not_reached']} of {row['of']}")
+        (
+            name,
+            *(f"{v:g}" if v < 1e9 else "never" for v in (row["median"], row["p90"])),
+            str(row["worst"]),
+            f"{row['not_reached']} of {row['of']}",
+        )
         for name, row in found["table"].items()
     ]
     head = ("problems, way", "median LQR solves", "90%", "worst", "bound not reached")
