@@ -26,8 +26,6 @@ from runner import RESULTS, commit, machine, seeds
 CONDITIONS = (0, 1, 2, 3)
 BUDGET = {"drag-cart": 60, "arm-reach": 100, "Reacher-v5": 80, "forethought/PegInsertion-v0": 200}
 """Rollouts."""
-SOLVED = {"Reacher-v5": 0.01}
-"""Mean final distance in m that counts as solved, where it is not the task's own test of success."""
 VARIANTS = ("local", "no-bound", "random", "regression", "open-loop", "feedback", "each", "quiet", "loud", "guided")
 
 

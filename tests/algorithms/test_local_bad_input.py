@@ -100,7 +100,7 @@ def improved(given, how, carried=None, cost=COST):
     rollouts = Rollouts(*(jnp.asarray(given[name]) for name in ("x", "u", "weight", "cost")))
     old = LinearGaussianPolicy(*(jnp.asarray(given[name]) for name in ("K", "k", "L")))
     unknown = jnp.full((1,), jnp.nan)
-    carried = Carried(jnp.ones((1,)), unknown, unknown, unknown) if carried is None else carried
+    carried = Carried(jnp.ones((1,)), unknown, unknown, unknown, unknown) if carried is None else carried
     return improve(rollouts, old, carried, Setting(MODEL, cost, jnp.ones((m,))), how), old
 
 
@@ -148,7 +148,7 @@ def test_whatever_the_rollouts_are(fit, bound, dynamics, kind):
 @pytest.mark.parametrize("scale", [0.0, 1e-300, 1e300, np.nan, np.inf])
 def test_whatever_was_carried(before, scale):
     how = as_asked(fit="bayesian", bound="sum", dynamics="local")
-    carried = Carried(*(jnp.asarray([v]) for v in (scale, before, before, before)))
+    carried = Carried(*(jnp.asarray([v]) for v in (scale, before, before, before, before)))
     found, old = improved(data(), how, carried)
     require_feasible(found, old, how)
 

@@ -90,6 +90,8 @@ class Carried(NamedTuple):
     """What the step was to make of it: less what it improves under the dynamics of then."""
     multiplier: Scalar
     """That of the last step; NaN at first."""
+    doubt: Scalar
+    """Variance of `before`, which is a mean of few; NaN at first."""
 
 
 class Improved(NamedTuple):
@@ -146,8 +148,8 @@ def improve_one(
     executed = old if executed is None else executed
     (dynamics, expanded), information, guessed = _place(rollouts, executed, start, setting, how)
     expected = expected_cost(expanded, linear_marginals(dynamics, executed, *start))
-    now = _mean_cost(rollouts, cost, how.angles)
-    scale = adapted(carried, now)
+    now, doubt = _mean_cost(rollouts, cost, how.angles)
+    scale = adapted(carried, now, doubt)
     epsilon = how.kl * scale * u.shape[1]
     if how.dynamics == "global":
         step = step_in_model(model, cost, start, old, epsilon, how.angles)
@@ -160,7 +162,7 @@ def improve_one(
         xs = linear_marginals(dynamics, policy, *start).mean[:, : x.shape[2]]
     xs = jnp.where(jnp.all(jnp.isfinite(xs)), xs, jnp.mean(x[:, :-1], axis=0))
     kept = jnp.where(jnp.isfinite(jnp.max(step.multiplier)), jnp.max(step.multiplier), carried.multiplier)
-    moved = Carried(scale, now, now - (expected - step.cost), kept)
+    moved = Carried(scale, now, now - (expected - step.cost), kept, doubt)
     return Improved(policy, xs, start, moved, step, epsilon, expected, carried.before - now, information, guessed)
 
 
@@ -175,8 +177,8 @@ def _sound(rollouts: Rollouts) -> Rollouts:
     return Rollouts(zero(x), zero(u), weight, zero(cost))
 
 
-def _mean_cost(rollouts: Rollouts, cost: AbstractCost, angles: tuple[int, ...]) -> Scalar:
-    """Of the rollouts that have begun, with the cost-to-go of their ends.
+def _mean_cost(rollouts: Rollouts, cost: AbstractCost, angles: tuple[int, ...]) -> tuple[Scalar, Scalar]:
+    """Of the rollouts that have begun, with the cost-to-go of their ends; and the variance of that mean (0 of one).
 
     Not the cost that is expected under the fit: where that is wrong by orders of magnitude, as it may be once in a
     while, a bound that adapts to it would close for good.
@@ -184,7 +186,10 @@ def _mean_cost(rollouts: Rollouts, cost: AbstractCost, angles: tuple[int, ...]) 
     begun = rollouts.weight[:, 0]
     end = jax.vmap(lambda x: jnp.asarray(cost.terminal(wrap_components(x, angles)), x.dtype))(rollouts.x[:, -1])
     each = jnp.where(begun > 0.0, rollouts.cost + end, 0.0)
-    return jnp.sum(each) / jnp.maximum(jnp.sum(begun), 1.0)
+    count = jnp.sum(begun)
+    mean = jnp.sum(each) / jnp.maximum(count, 1.0)
+    spread = jnp.sum(jnp.where(begun > 0.0, (each - mean) ** 2, 0.0))
+    return mean, spread / jnp.maximum(count * (count - 1.0), 1.0)
 
 
 def _place(
@@ -222,13 +227,16 @@ def _fitted(z: Array, y: Array, w: Array, model: AbstractDynamics, how: How) -> 
     return fit_bayesian(z, y, w, prior, ridge=RIDGE, angles=how.angles)
 
 
-def adapted(carried: Carried, now: Scalar) -> Scalar:
-    """The factor of the bound from the predicted and the actual improvement of the last step; `now` is the mean cost.
+def adapted(carried: Carried, now: Scalar, doubt: Scalar) -> Scalar:
+    """The factor of the bound from the predicted and the actual improvement of the last step; `now` is the mean cost,
+    and `doubt` its variance.
 
     With I(k) = a k + b k^2 through both, the best bound is pred / (2 (pred - act)) times the last one.  A step that was
-    predicted to make things worse shrinks it.
+    predicted to make things worse shrinks it.  The actual improvement is the difference of two means of few: it counts
+    with one standard error in its favour, or chance alone would close the bound where rollouts differ much.
     """
     predicted, actual = carried.before - carried.after, carried.before - now
+    actual = actual + jnp.sqrt(carried.doubt + doubt)
     least = 1e-4 * jnp.maximum(jnp.abs(predicted), 1e-300)
     factor = jnp.clip(predicted / (2.0 * jnp.maximum(predicted - actual, least)), SHRINK, GROW)
     factor = jnp.where(predicted > 0.0, factor, SHRINK)

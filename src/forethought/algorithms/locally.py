@@ -119,8 +119,9 @@ class Local(AbstractAlgorithm):
         first = self.initial.first(task.spec, task.world.actions, T)
         each = lambda part: jnp.asarray(np.broadcast_to(part, (c, *part.shape)))
         gains = Gains(jnp.zeros((c, T, n)), each(np.tile(middle, (T, 1))), each(first.K), each(first.L))
-        unknown = jnp.full((c,), jnp.nan)
-        carried = Carried(jnp.ones((c,)), unknown, unknown, unknown)
+        # Of a stated dtype: a weak one would compile the second improvement anew.
+        unknown = jnp.full((c,), jnp.nan, jnp.float64)
+        carried = Carried(jnp.ones((c,), jnp.float64), unknown, unknown, unknown, unknown)
         prior = self.learner.init(task.spec, k_init)
         network = self.guide.init(task.spec, k_network)
         fitted = LocalState(prior, network, gains, jnp.zeros((c, n)), carried, zero, zero)  # pyright: ignore[reportCallIssue]
