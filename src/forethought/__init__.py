@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from forethought._version import __version__
 
 if TYPE_CHECKING:
-    from forethought.algorithms.globally import V05, V10, V15
+    from forethought.algorithms.globally import V05, V10, V15, V20
     from forethought.algorithms.imitation import Guide
+    from forethought.algorithms.improve import Improve
     from forethought.algorithms.local_start import InitialController
     from forethought.algorithms.locally import Local
     from forethought.core import (
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from forethought.models.mdn import MDNLearner
     from forethought.models.physics import PhysicsLearner
     from forethought.models.plain import NetworkLearner
+    from forethought.models.value import ValueLearner
     from forethought.planners.cem import CEM
     from forethought.planners.icem import ICEM
     from forethought.planners.ilqr import ILQR
@@ -63,8 +65,9 @@ if TYPE_CHECKING:
     from forethought.worlds.guard import Guard, TransitionError
 
 _WHERE = {
-    "algorithms.globally": ("V05", "V10", "V15"),
+    "algorithms.globally": ("V05", "V10", "V15", "V20"),
     "algorithms.imitation": ("Guide",),
+    "algorithms.improve": ("Improve",),
     "algorithms.local_start": ("InitialController",),
     "algorithms.locally": ("Local",),
     "core": (
@@ -100,6 +103,7 @@ _WHERE = {
     "models.mdn": ("MDNLearner",),
     "models.physics": ("PhysicsLearner",),
     "models.plain": ("NetworkLearner",),
+    "models.value": ("ValueLearner",),
     "planners.cem": ("CEM",),
     "planners.icem": ("ICEM",),
     "planners.ilqr": ("ILQR",),
@@ -125,6 +129,7 @@ __all__ = [
     "V05",
     "V10",
     "V15",
+    "V20",
     "AbstractAlgorithm",
     "AbstractCost",
     "AbstractDynamics",
@@ -150,6 +155,7 @@ __all__ = [
     "ILQRSolution",
     "ILQRStatus",
     "Imagination",
+    "Improve",
     "InitialController",
     "KLSolution",
     "KLStatus",
@@ -174,6 +180,7 @@ __all__ = [
     "TransitionError",
     "Until",
     "UserError",
+    "ValueLearner",
     "__version__",
     "catalogue",
     "evaluate",

@@ -19,6 +19,7 @@ from forethought import (
     V05,
     V10,
     V15,
+    V20,
     AutoLearner,
     Box,
     EnsembleLearner,
@@ -28,6 +29,7 @@ from forethought import (
     Guard,
     Guide,
     Imagination,
+    Improve,
     InitialController,
     KnownLearner,
     LinearLearner,
@@ -38,6 +40,7 @@ from forethought import (
     RandomShooting,
     Until,
     UserError,
+    ValueLearner,
 )
 from forethought.policies.excitation import ColouredPolicy
 from forethought.runs.files import seal, unseal
@@ -56,7 +59,7 @@ DEFAULTS: dict[str, Any] = {
         *(Experiment("pendulum"), Guard(), Until(), V05(), V10(), V15(), Imagination(), EnsembleLearner()),
         *(RandomShooting(), CEM(), ICEM(), MPPI(), ILQR(), Local(), ColouredPolicy(LIMITS)),
         *(AutoLearner(), GPLearner(), NetworkLearner(), MDNLearner(), GMMLearner(), LinearLearner()),
-        *(InitialController(), Guide(), KnownLearner(lambda x, u: x)),
+        *(V20(), Improve(), ValueLearner(), InitialController(), Guide(), KnownLearner(lambda x, u: x)),
         PhysicsLearner(lambda x, u, theta: theta["a"] * x, {"a": 1.0}),
     )
 }

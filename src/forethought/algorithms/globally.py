@@ -1,4 +1,4 @@
-"""The lecture's loops on a global model: versions 0.5, 1.0 and 1.5.
+"""The lecture's loops on a global model: versions 0.5, 1.0, 1.5 and 2.0.
 
     1  run a base policy to collect D
     2  fit f to D
@@ -6,24 +6,46 @@
     4  execute
     5  append to D, go to 2
 
-They differ in what is executed (an open-loop plan, or the first action of each new plan) and in whether D grows.
+They differ in what is executed (an open-loop plan, the first action of each new plan, or a policy that was improved in
+the model) and in whether D grows.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import time
+from collections.abc import Mapping
+from typing import Any, Literal
+
 import jax.numpy as jnp
 import jax.random as jr
+from jaxtyping import Int
 
-from forethought.algorithms.turn import base_policy, execute, learn
-from forethought.core import AbstractAlgorithm, AbstractLearner, AbstractPlanner, AbstractPolicy, RunState, Task
+from forethought.algorithms.improve import Imagined, Improve, Improvement, improve, start_pool, where_episodes_were
+from forethought.algorithms.improve_moments import belief_problem, improve_moments
+from forethought.algorithms.turn import base_policy, execute, learn, learn_inside, resized_part
+from forethought.core import (
+    AbstractAlgorithm,
+    AbstractDynamics,
+    AbstractLearner,
+    AbstractPlanner,
+    AbstractPolicy,
+    AbstractSized,
+    RunState,
+    Task,
+)
+from forethought.math.closed_loop import Stretch
 from forethought.math.dataset import empty
+from forethought.math.diagnosis import data_scale
 from forethought.math.rollout import Imagination, needed
 from forethought.models.auto import AutoLearner
 from forethought.models.ensemble import EnsembleLearner
+from forethought.models.value import FittedValue
 from forethought.planners.icem import ICEM
 from forethought.planners.mpc import MPC, Planning, PlanOnce
 from forethought.planners.standby import Safe
-from forethought.types import Metrics, RandomKey
+from forethought.policies.actor import Actor, ActorPolicy, Form, init_actor, need_moments, placed
+from forethought.types import Array, Box, Metrics, RandomKey, UserError
 
 
 def unfitted(learner: AbstractLearner, task: Task, key: RandomKey) -> RunState:
@@ -158,3 +180,110 @@ class V15(AbstractAlgorithm):
     def policy(self, task: Task, state: RunState) -> AbstractPolicy:
         """MPC on the model at hand."""
         return MPC(planning(self, task, state, self.horizon))
+
+
+class PolicyState(AbstractSized):
+    """The policy, and the model that it is improved in."""
+
+    inner: Any
+    """What the learner carries."""
+    actor: Actor
+    value: FittedValue | None
+    """The value function that closes the horizon, if one does."""
+    length: Int[Array, ""]
+    """Steps of the horizon that count."""
+
+    @property
+    def model(self) -> AbstractDynamics:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The model."""
+        return self.inner.model
+
+    def resized(self, shapes: Mapping[str, tuple[int, ...]]) -> PolicyState:
+        """With room for what the model has kept of its data."""
+        return resized_part(self, "inner", shapes)
+
+
+class V20(AbstractAlgorithm):
+    """v2.0: fit, improve a policy by backpropagation through the model, execute it, append what happened, repeat."""
+
+    learner: AbstractLearner = AutoLearner()
+    base: AbstractPolicy | None = None
+    """Who collects the first data; None: uniform random actions."""
+    base_steps: int = 50
+    """Steps of the base policy before the first improvement, in whole pieces of `every` steps."""
+    every: int = 100
+    """Most steps between two improvements; at the end of an episode there is one in any case."""
+    form: Form = "network"
+    """The policy: network, rbf (radial basis functions) or linear."""
+    width: int = 64
+    """Of the network's layers; with rbf, how many functions there are."""
+    depth: int = 2
+    imagine: Literal["particles", "moments"] = "particles"
+    """particles: rollouts through drawn models; moments: Gaussian beliefs through a Gaussian process."""
+    improve: Improve = Improve()
+    iterations: int = 50
+    """Of L-BFGS per improvement, with moments."""
+    visited: float = 0.5
+    """Share of the imagined rollouts that start in any state of the data; the others start where episodes began."""
+    noise: float = 0.0
+    """Standard deviation of exploration, in half ranges."""
+    discount: float = 1.0
+
+    def init(self, task: Task, key: RandomKey) -> RunState:
+        """A policy that was never improved.  Raises `UserError` for discrete actions, and for moments with a policy
+        that has none."""
+        if not isinstance(task.world.actions, Box):
+            raise UserError(f"{task.name} has discrete actions, and v2.0's policies are continuous: use v1.5 or dyna.")
+        key, k_init, k_actor, k_value = jr.split(key, 4)
+        zero = jnp.zeros((), jnp.int32)
+        actor = init_actor(task.spec, task.world.actions, self.form, (self.width, self.depth), k_actor)
+        if self.imagine == "moments":
+            need_moments(actor)
+        value = self.improve.value.init(task.spec, k_value) if self.improve.terminal == "value" else None
+        length = jnp.full((), min(self.improve.horizon, task.limit), jnp.int32)
+        inner = self.learner.init(task.spec, k_init)
+        fitted = PolicyState(inner, actor, value, length)  # pyright: ignore[reportCallIssue]
+        return RunState(key, zero, zero, zero, empty(task.spec), fitted)
+
+    def step(self, task: Task, state: RunState, limit: int) -> tuple[RunState, Metrics]:
+        """Algorithm 4 of the lecture: improve the policy, and execute it to the end of the episode, or for a while."""
+        steps = min(limit, self.every)
+        if int(state.data.count) < self.base_steps and limit > 0:
+            return execute(base_policy(self.base, task), task, state, steps, grow=True)  # 1
+        state, fit = learn_inside(self.learner, state, "inner")  # 2
+        state, told = self._improved(task, state)  # 3
+        state, run = execute(self._acting(state, self.noise), task, state, steps, grow=True)  # 4 5
+        return state, fit | told | run
+
+    def appends(self, state: RunState) -> bool:
+        """Everything."""
+        return True
+
+    def policy(self, task: Task, state: RunState) -> ActorPolicy:
+        """The policy, without noise."""
+        return self._acting(state, 0.0)
+
+    def _acting(self, state: RunState, noise: float) -> ActorPolicy:
+        return ActorPolicy(state.fitted.actor, jnp.full((), noise, jnp.float32))
+
+    def _improved(self, task: Task, state: RunState) -> tuple[RunState, Metrics]:
+        """Backpropagation through f into the policy."""
+        key, k_place, k_pool, k_improve = jr.split(state.key, 4)
+        fitted: PolicyState = state.fitted
+        began, states = where_episodes_were(state.data)
+        actor = fitted.actor if int(state.fits) > 1 else placed(fitted.actor, states, k_place)
+        now = Improvement(actor, fitted.value, fitted.length)
+        scale = jnp.asarray(data_scale(states), jnp.float32)
+        stretch = Stretch(fitted.length, jnp.full((), self.discount, jnp.float32), scale)
+        clock = time.perf_counter()
+        if self.imagine == "moments":
+            problem = belief_problem(fitted.model, task.cost, began, stretch)
+            now, told = improve_moments(now, problem, min(self.improve.horizon, task.limit), self.iterations)
+        else:
+            pool = start_pool(began, states, self.visited, k_pool)
+            now, told = improve(
+                self.improve, now, Imagined(fitted.model, task.cost, pool, stretch), task.limit, k_improve
+            )
+        told["improve_seconds"] = time.perf_counter() - clock
+        fitted = dataclasses.replace(fitted, actor=now.actor, value=now.value, length=now.length)
+        return dataclasses.replace(state, key=key, fitted=fitted), told

@@ -11,6 +11,7 @@ Levine and Abbeel, Learning neural network policies with guided policy search un
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import equinox as eqx
@@ -33,8 +34,8 @@ from forethought.algorithms.local_improve import (
     improve,
 )
 from forethought.algorithms.local_start import InitialController
-from forethought.algorithms.turn import execute, learn
-from forethought.core import AbstractAlgorithm, AbstractDynamics, AbstractFitted, AbstractLearner, RunState, Task
+from forethought.algorithms.turn import execute, learn_inside, resized_part
+from forethought.core import AbstractAlgorithm, AbstractDynamics, AbstractLearner, AbstractSized, RunState, Task
 from forethought.math.dataset import empty
 from forethought.math.kl_dual import KLStatus
 from forethought.math.linear_quadratic import LinearGaussianPolicy
@@ -46,7 +47,7 @@ from forethought.types import Array, Box, Metrics, RandomKey, UserError
 Controller = Literal["gaussian", "feedback", "open-loop"]
 
 
-class LocalState(AbstractFitted):
+class LocalState(AbstractSized):
     """The controllers of all conditions, and the global model that their fits take as prior."""
 
     prior: Any
@@ -66,6 +67,10 @@ class LocalState(AbstractFitted):
     def model(self) -> AbstractDynamics:  # pyright: ignore[reportIncompatibleVariableOverride]
         """The global model."""
         return self.prior.model
+
+    def resized(self, shapes: Mapping[str, tuple[int, ...]]) -> LocalState:
+        """With room for what the global model has kept of its data."""
+        return resized_part(self, "prior", shapes)
 
 
 class Local(AbstractAlgorithm):
@@ -221,9 +226,7 @@ class Local(AbstractAlgorithm):
         if self.fit == "regression" and self.dynamics == "local" and not task.cost.extras:
             return state, {}
         data = newest(state.data, max(self.recent, self.rollouts * len(self.conditions))) if self.recent else state.data
-        inner, metrics = learn(self.learner, dataclasses.replace(state, fitted=state.fitted.prior, data=data))
-        fitted = dataclasses.replace(state.fitted, prior=inner.fitted)
-        return dataclasses.replace(inner, fitted=fitted, data=state.data), metrics
+        return learn_inside(self.learner, state, "prior", data)
 
 
 def _ranges(actions: Box) -> tuple[np.ndarray, np.ndarray]:

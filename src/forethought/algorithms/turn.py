@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -14,14 +15,23 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
-from forethought.core import AbstractLearner, AbstractPolicy, AbstractWorld, Open, RunState, Task
+from forethought.core import (
+    AbstractFitted,
+    AbstractLearner,
+    AbstractPolicy,
+    AbstractSized,
+    AbstractWorld,
+    Open,
+    RunState,
+    Task,
+)
 from forethought.math.act import start
 from forethought.math.dataset import append
 from forethought.math.diagnosis import Model, data_scale, while_training
 from forethought.math.finite import nan_appeared
 from forethought.planners.mpc import MPC, MPCCarry, PlanOnce, PlanOnceCarry, planning_metrics
 from forethought.policies.excitation import RandomPolicy
-from forethought.types import Metrics, RandomKey, Trajectory
+from forethought.types import Dataset, Metrics, RandomKey, Trajectory
 
 R = TypeVar("R")
 COUNTED = ("plan_failures", "plan_ties")
@@ -48,6 +58,26 @@ def learn(learner: AbstractLearner, state: RunState) -> tuple[RunState, Metrics]
     metrics["fit_seconds"] = time.perf_counter() - began
     fits, fitted = (state.fits, state.fitted) if spoiled else (state.fits + 1, fitted)
     return eqx.tree_at(lambda s: (s.key, s.fits, s.fitted), state, (key, fits, fitted)), metrics
+
+
+def learn_inside(
+    learner: AbstractLearner, state: RunState, part: str, data: Dataset | None = None
+) -> tuple[RunState, Metrics]:
+    """`learn` where the learner's fitted state is but a part of the algorithm's, of that name; from other data than the
+    state's, if some are given."""
+    inner = dataclasses.replace(state, fitted=getattr(state.fitted, part), data=state.data if data is None else data)
+    inner, metrics = learn(learner, inner)
+    fitted = dataclasses.replace(state.fitted, **{part: inner.fitted})
+    return dataclasses.replace(inner, fitted=fitted, data=state.data), metrics
+
+
+def resized_part(fitted: AbstractFitted, part: str, shapes: Mapping[str, tuple[int, ...]]) -> Any:
+    """`AbstractSized.resized` where what has arrays of a growing size is but a part of a state."""
+    inner = getattr(fitted, part)
+    if not isinstance(inner, AbstractSized):
+        return fitted
+    own = {name.removeprefix(f"{part}."): shape for name, shape in shapes.items() if name.startswith(f"{part}.")}
+    return dataclasses.replace(fitted, **{part: inner.resized(own)})
 
 
 def execute(

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
-from forethought.types import Array
+from forethought.types import Array, Scalar
 
 
 class Estimate(NamedTuple):
@@ -28,8 +28,8 @@ def advantages(
     value: tuple[Float[Array, " T"], Float[Array, " T"]],
     terminated: Bool[Array, " T"],
     ended: Bool[Array, " T"],
-    discount: float,
-    trace: float,
+    discount: float | Scalar,
+    trace: float | Scalar,
 ) -> Estimate:
     """A_t = d_t + g l A_{t+1},  d_t = c_t + g V(y_t) - V(x_t);  target_t = A_t + V(x_t).
 

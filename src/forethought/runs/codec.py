@@ -16,8 +16,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from forethought.algorithms.globally import V05, V10, V15
+from forethought.algorithms.globally import V05, V10, V15, V20
 from forethought.algorithms.imitation import Guide
+from forethought.algorithms.improve import Improve
 from forethought.algorithms.local_start import InitialController
 from forethought.algorithms.locally import Local
 from forethought.math.rollout import Imagination
@@ -30,6 +31,7 @@ from forethought.models.linear import LinearLearner
 from forethought.models.mdn import MDNLearner
 from forethought.models.physics import PhysicsLearner
 from forethought.models.plain import NetworkLearner
+from forethought.models.value import ValueLearner
 from forethought.planners.cem import CEM
 from forethought.planners.icem import ICEM
 from forethought.planners.ilqr import ILQR
@@ -47,6 +49,9 @@ KINDS: dict[str, type] = {
         V05,
         V10,
         V15,
+        V20,
+        Improve,
+        ValueLearner,
         Local,
         InitialController,
         Guide,

@@ -120,6 +120,8 @@ def warnings_of(metrics: Metrics, steps: int, failures: int) -> Iterator[str]:
         yield f"Warning: the fit at step {steps} {what}; the model from before it is kept.{why}"
     elif sentence:
         yield str(sentence)
+    if sentence := metrics.get("improve_says"):
+        yield f"At step {steps}: {sentence}"
     if dropped := int(metrics.get("fit_dropped") or 0):
         yield f"Warning: at step {steps} {dropped} members of the model were dropped: not finite, or far off."
 

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from forethought.algorithms.imitation import Guide
+from forethought.algorithms.improve import Improve
 from forethought.algorithms.local_start import InitialController
 from forethought.core import AbstractAlgorithm, AbstractLearner, AbstractPlanner, AbstractPolicy, Task
 from forethought.math.rollout import Imagination
 from forethought.models.ensemble import EnsembleLearner
 from forethought.models.gp_learner import GPLearner
+from forethought.models.value import ValueLearner
 from forethought.planners.icem import ICEM
 from forethought.runs.stopping import Until
 from forethought.types import UserError
@@ -250,6 +252,34 @@ RULES: dict[str, Rules] = {
     "V05": _LOOP,
     "V10": _LOOP,
     "V15": {**_LOOP, "refit_every": COUNT, "horizon": Number(whole=True, low=1, high=10**5)},
+    "V20": {
+        "learner": Instance((AbstractLearner,), "a learner"),
+        "base": Instance((AbstractPolicy, type(None)), "a policy, or None"),
+        "base_steps": COUNT,
+        "every": COUNT,
+        "form": OneOf(("network", "rbf", "linear")),
+        "width": Number(whole=True, low=1, high=10**5),
+        "depth": Number(whole=True, low=0, high=100),
+        "imagine": OneOf(("particles", "moments")),
+        "improve": Instance((Improve,), "an Improve"),
+        "iterations": SIZE,
+        "visited": SHARE,
+        "noise": NOT_NEGATIVE,
+        "discount": POSITIVE_SHARE,
+    },
+    "Improve": {
+        "horizon": Number(whole=True, low=1, high=10**5),
+        "particles": Number(whole=True, low=2, high=10**6),
+        "gradient_steps": SIZE,
+        "learning_rate": POSITIVE,
+        "clip": POSITIVE,
+        "estimator": OneOf(("pathwise", "total")),
+        "stabilise": OneOf(("auto", "off")),
+        "terminal": OneOf(("none", "value")),
+        "value": Instance((ValueLearner,), "a ValueLearner"),
+        "trace": SHARE,
+    },
+    "ValueLearner": {name: _NETWORK[name] for name in ("width", "depth", "gradient_steps", "batch", "learning_rate")},
     "Local": {
         "learner": Instance((AbstractLearner,), "a learner"),
         "conditions": Several(NATURAL),
