@@ -21,6 +21,7 @@ from forethought import (
     V15,
     AutoLearner,
     Box,
+    Dyna,
     EnsembleLearner,
     Experiment,
     GMMLearner,
@@ -36,6 +37,7 @@ from forethought import (
     NetworkLearner,
     PhysicsLearner,
     RandomShooting,
+    SoftActorCritic,
     Until,
     UserError,
 )
@@ -56,7 +58,7 @@ DEFAULTS: dict[str, Any] = {
         *(Experiment("pendulum"), Guard(), Until(), V05(), V10(), V15(), Imagination(), EnsembleLearner()),
         *(RandomShooting(), CEM(), ICEM(), MPPI(), ILQR(), Local(), ColouredPolicy(LIMITS)),
         *(AutoLearner(), GPLearner(), NetworkLearner(), MDNLearner(), GMMLearner(), LinearLearner()),
-        *(InitialController(), Guide(), KnownLearner(lambda x, u: x)),
+        *(InitialController(), Guide(), Dyna(), SoftActorCritic(), KnownLearner(lambda x, u: x)),
         PhysicsLearner(lambda x, u, theta: theta["a"] * x, {"a": 1.0}),
     )
 }

@@ -45,6 +45,9 @@ from forethought.policies.neural import seen
 from forethought.policies.squashed_gaussian import SquashedNetwork, SquashedPolicy, head, squash
 from forethought.types import Array, Box, Dataset, Metrics, RandomKey, Spec, UserError
 
+FIRST_ROWS = 4096
+"""Rows that there is room for at first: the model's fit is compiled anew whenever the room doubles."""
+
 
 class DynaState(AbstractSized):
     """The model, the actor-critic, and what was imagined."""
@@ -113,7 +116,7 @@ class Dyna(AbstractAlgorithm):
         ring = empty_ring(self._room() if self._imagines() else 1, spec.n, spec.m)
         agent = self.agent.init(Spec(n=spec.n, m=spec.m, angles=spec.angles), k_agent)
         fitted = DynaState(self.learner.init(spec, k_model), agent, ring, zero, zero)  # pyright: ignore[reportCallIssue]
-        return RunState(key, zero, zero, zero, empty(spec), fitted)
+        return RunState(key, zero, zero, zero, empty(spec, FIRST_ROWS), fitted)
 
     def step(self, task: Task, state: RunState, limit: int) -> tuple[RunState, Metrics]:
         """Learn if it is time, and act until it is time again."""
@@ -225,8 +228,9 @@ def _gathered(data: Dataset, box: Box, index: np.ndarray) -> Transitions:
     low, high = np.asarray(box.low, np.float64), np.asarray(box.high, np.float64)
     half = 0.5 * (high - low)
     z = (np.asarray(data.u)[index] - 0.5 * (low + high)) / np.where(half > 0, half, 1.0)
-    floats = (data.x[index], np.clip(z, -1.0, 1.0), -data.reward[index], data.y[index])
-    return Transitions(*(np.asarray(v, np.float32) for v in floats), np.asarray(data.terminated)[index])
+    of = lambda v: np.asarray(v, np.float32)
+    x, y, cost = of(data.x[index]), of(data.y[index]), -of(data.reward[index])
+    return Transitions(x, of(np.clip(z, -1.0, 1.0)), cost, y, np.asarray(data.terminated)[index])
 
 
 @eqx.filter_jit

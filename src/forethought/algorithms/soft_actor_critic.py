@@ -10,7 +10,7 @@ several critics is the largest.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import equinox as eqx
 import jax
@@ -26,6 +26,8 @@ from forethought.models.critics import Critics, init_critics
 from forethought.policies.neural import seen
 from forethought.policies.squashed_gaussian import SquashedNetwork, SquashedPolicy, head, init_squashed, squash
 from forethought.types import Array, Box, Metrics, RandomKey, Scalar, Spec, State
+
+T = TypeVar("T")
 
 
 class Agent(eqx.Module):
@@ -184,12 +186,13 @@ def step_critics(
 
     def loss(critics: Critics) -> Array:
         off = _q(critics, agent.actor.inputs, spec, rows.x, rows.z) - wanted
-        # What has no weight may hold anything.
-        return 0.5 * jnp.sum(jnp.where(weight > 0.0, weight * off**2, 0.0)) / total
+        # Before the square: of what has no weight the slope is none, either, whatever it cost.
+        off = jnp.where(weight > 0.0, off, 0.0)
+        return 0.5 * jnp.sum(weight * off**2) / total
 
     value, slope = eqx.filter_value_and_grad(loss)(agent.critics)
     change, memory = optax.adam(recipe.learning_rate).update(slope, agent.memory[1])
-    critics = optax.apply_updates(agent.critics, change)
+    critics = _moved(agent.critics, change)
     rate = jnp.float32(recipe.target_rate)
     slow = jax.tree.map(lambda old, new: old + rate * (new - old), agent.targets, critics)
     ok = _finite((value, slope, critics))
@@ -218,11 +221,11 @@ def step_actor(
     adam = optax.adam(recipe.learning_rate)
     (value, (q, entropy)), slope = eqx.filter_value_and_grad(loss, has_aux=True)(agent.actor.layers)
     change, memory = adam.update(slope, agent.memory[0])
-    layers = optax.apply_updates(agent.actor.layers, change)
+    layers = _moved(agent.actor.layers, change)
     # d/d log alpha of alpha (entropy - target): alpha falls while the policy is more random than it need be.
     surplus = entropy - jnp.float32(recipe.entropy * spec.m)
     moved, memory_alpha = adam.update(jnp.exp(agent.log_alpha) * surplus, agent.memory[2])
-    log_alpha = agent.log_alpha + moved
+    log_alpha = _moved(agent.log_alpha, moved)
     ok = _finite((value, slope, layers, log_alpha))
     old = (agent.actor.layers, agent.log_alpha, agent.memory[0], agent.memory[2])
     new = where_all(ok, (layers, log_alpha, memory, memory_alpha), old)
@@ -234,6 +237,10 @@ def _q(critics: Critics, inputs: Scaler, spec: Spec, xs: Float[Array, "B n"], zs
     """Q of each critic [K, B], in the critics' units."""
     view = lambda x, z: jnp.concatenate([inputs.scale(seen(spec, x)), z])
     return critics(jax.vmap(view)(xs, zs))
+
+
+def _moved(parameters: T, change: Any) -> T:
+    return jax.tree.map(lambda p, c: p + c, parameters, change)
 
 
 def _finite(tree: PyTree) -> Array:

@@ -16,10 +16,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from forethought.algorithms.dyna import Dyna
 from forethought.algorithms.globally import V05, V10, V15
 from forethought.algorithms.imitation import Guide
 from forethought.algorithms.local_start import InitialController
 from forethought.algorithms.locally import Local
+from forethought.algorithms.soft_actor_critic import SoftActorCritic
 from forethought.math.rollout import Imagination
 from forethought.models.auto import AutoLearner
 from forethought.models.ensemble import EnsembleLearner
@@ -48,6 +50,8 @@ KINDS: dict[str, type] = {
         V10,
         V15,
         Local,
+        Dyna,
+        SoftActorCritic,
         InitialController,
         Guide,
         ICEM,
