@@ -176,7 +176,10 @@ MISTAKES = [
     (["train", "pendulum", "--algorithm.planer.samples", "5"], "The nearest is --algorithm.planner.samples."),
     (["train", "pendulum", "--planner.smaples", "5"], "The nearest is --algorithm.planner.samples."),
     (["train", "pendulum", "--algoritm", "v1.0"], "There is no flag --algoritm."),
-    (["train", "pendulum", "--algorithm", "v1.6"], "--algorithm is 'v1.6'; it must be v0.5 or v1.0 or v1.5 or local."),
+    (
+        ["train", "pendulum", "--algorithm", "v1.6"],
+        "--algorithm is 'v1.6'; it must be v0.5 or v1.0 or v1.5 or local or dyna.",
+    ),
     (
         ["train", "pendulum", "--planner", "icme"],
         "it must be shooting or cem or icem or mppi or ilqr. The nearest is icem.",

@@ -26,6 +26,8 @@ rng = np.random.default_rng(0)
 steps = (soft_actor_critic.step_critics, soft_actor_critic.step_actor, soft_actor_critic.targets_of)
 step_critics, step_actor, targets_of = map(eqx.filter_jit, steps)
 
+NOISE = rng.normal(size=(64, 1)).astype(np.float32)
+
 
 def rows(*shape: int, ends=None) -> Transitions:
     draw = lambda *k: jnp.asarray(rng.uniform(-1.0, 1.0, (*shape, *k)), jnp.float32)
@@ -46,11 +48,11 @@ def test_targets_are_bellmans_with_costs_and_the_larger_critic(agent):
     agent = eqx.tree_at(lambda a: a.actor, agent, actor._replace(layers=(*actor.layers[:-1], certain)))
     agent = eqx.tree_at(lambda a: a.targets, agent, jax.tree.map(lambda v: v + 0.05, agent.targets))
     given = rows(4, ends=[False, True, False, False])
-    said = np.asarray(targets_of(RECIPE, agent, SPEC, given, jr.key(3)))
+    noise = jr.normal(jr.key(3), (4, 1), jnp.float32)
+    said = np.asarray(targets_of(RECIPE, agent, SPEC, given, noise))
     for i in range(4):
         at = head(agent.actor, SPEC, given.y[i])
-        noise = jr.normal(jr.key(3), (4, 1), jnp.float32)[i]
-        z = jnp.tanh(at.mean + jnp.exp(at.log_std) * noise)
+        z = jnp.tanh(at.mean + jnp.exp(at.log_std) * noise[i])
         q = np.asarray(agent.targets(jnp.concatenate([given.y[i], z])[None]))[:, 0]
         ahead = q.max() + 0.1 * float(log_prob(at, z))
         wanted = float(given.cost[i]) / 2.0 + 0.9 * (0.0 if given.ends[i] else ahead)
@@ -61,16 +63,16 @@ def test_targets_are_bellmans_with_costs_and_the_larger_critic(agent):
 def test_nothing_is_learned_from_what_follows_an_end_be_it_not_a_number(agent):
     given = rows(4, ends=[True] * 4)
     spoiled = given._replace(y=jnp.full((4, 2), jnp.nan))
-    np.testing.assert_array_equal(targets_of(RECIPE, agent, SPEC, spoiled, jr.key(0)), given.cost / 2.0)
+    np.testing.assert_array_equal(targets_of(RECIPE, agent, SPEC, spoiled, jnp.ones((4, 1))), given.cost / 2.0)
 
 
 def test_the_critics_step_goes_towards_the_target_and_the_slow_ones_follow_slowly(agent):
     batch = Batch(rows(8), jnp.ones((8,), jnp.float32))
-    after, first = step_critics(RECIPE, agent, SPEC, batch, jr.key(1))
+    after, first = step_critics(RECIPE, agent, SPEC, batch, NOISE[:8])
     for _ in range(20):
-        after, last = step_critics(RECIPE, after, SPEC, batch, jr.key(1))
+        after, last = step_critics(RECIPE, after, SPEC, batch, NOISE[:8])
     assert float(last) < 0.7 * float(first)
-    one, _ = step_critics(RECIPE, agent, SPEC, batch, jr.key(1))
+    one, _ = step_critics(RECIPE, agent, SPEC, batch, NOISE[:8])
     pairs = zip(*map(jax.tree.leaves, (agent.targets, one.critics, one.targets)), strict=True)
     for old, new, slow in pairs:
         np.testing.assert_allclose(slow, old + 0.01 * (new - old), rtol=1e-5, atol=1e-7)
@@ -82,8 +84,8 @@ def test_rows_without_weight_change_nothing(agent):
     weight = jnp.asarray([1.0] * 4 + [0.0] * 4, jnp.float32)
     other = given._replace(cost=given.cost.at[5].set(jnp.inf), x=given.x.at[6].set(9.0))
     for step in (step_critics, step_actor):
-        one, _ = step(RECIPE, agent, SPEC, Batch(given, weight), jr.key(1))
-        two, _ = step(RECIPE, agent, SPEC, Batch(other, weight), jr.key(1))
+        one, _ = step(RECIPE, agent, SPEC, Batch(given, weight), NOISE[:8])
+        two, _ = step(RECIPE, agent, SPEC, Batch(other, weight), NOISE[:8])
         assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True))
 
 
@@ -92,12 +94,12 @@ def test_the_actors_step_lowers_the_cost_to_go_and_the_temperature_seeks_the_ent
     calm = eqx.tree_at(lambda a: a.log_alpha, agent, jnp.full((), -20.0, jnp.float32))
     first = last = None
     for _ in range(30):
-        calm, (q, _) = step_actor(RECIPE, calm, SPEC, batch, jr.key(2))
+        calm, (q, _) = step_actor(RECIPE, calm, SPEC, batch, NOISE)
         first, last = q if first is None else first, q
     assert float(last) < float(first) - 1e-3
     # More random than it need be: randomness is worth less from now on; less random: more.
     for entropy, sign in ((-9.0, -1.0), (0.69, 1.0)):
-        after, (_, said) = step_actor(dataclasses.replace(RECIPE, entropy=entropy), agent, SPEC, batch, jr.key(2))
+        after, (_, said) = step_actor(dataclasses.replace(RECIPE, entropy=entropy), agent, SPEC, batch, NOISE)
         assert sign * (entropy - float(said)) > 0.0
         assert sign * float(after.log_alpha - agent.log_alpha) > 0.0
 

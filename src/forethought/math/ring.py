@@ -59,8 +59,7 @@ def push(ring: Ring, rows: Transitions, sound: Bool[Array, " r"]) -> Ring:
     return Ring(Transitions(*written), (ring.head + count) % size, jnp.minimum(ring.filled + count, size))
 
 
-def draw_rows(ring: Ring, key: RandomKey, count: int) -> tuple[Transitions, Float[Array, " r"]]:
-    """So many rows with replacement, each as likely as any other, and their weights: 0 where the ring is empty."""
-    index = jr.randint(key, (count,), 0, jnp.maximum(ring.filled, 1), jnp.int32)
-    weight = jnp.where(ring.filled > 0, jnp.ones((count,), jnp.float32), 0.0)
-    return Transitions(*(part[index] for part in ring.rows)), weight
+def row_numbers(ring: Ring, key: RandomKey, shape: tuple[int, ...]) -> Int[Array, "*K"]:
+    """Numbers of rows in use, each as likely as any other; 0 where none is in use."""
+    at = jr.uniform(key, shape, jnp.float32) * ring.filled.astype(jnp.float32)
+    return jnp.minimum(at.astype(jnp.int32), jnp.maximum(ring.filled - 1, 0))
