@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 from forethought._version import __version__
 
 if TYPE_CHECKING:
+    from forethought.algorithms.dyna import Dyna
     from forethought.algorithms.globally import V05, V10, V15, V20
     from forethought.algorithms.imitation import Guide
     from forethought.algorithms.improve import Improve
     from forethought.algorithms.local_start import InitialController
     from forethought.algorithms.locally import Local
+    from forethought.algorithms.soft_actor_critic import SoftActorCritic
     from forethought.core import (
         AbstractAlgorithm,
         AbstractCost,
@@ -65,11 +67,13 @@ if TYPE_CHECKING:
     from forethought.worlds.guard import Guard, TransitionError
 
 _WHERE = {
+    "algorithms.dyna": ("Dyna",),
     "algorithms.globally": ("V05", "V10", "V15", "V20"),
     "algorithms.imitation": ("Guide",),
     "algorithms.improve": ("Improve",),
     "algorithms.local_start": ("InitialController",),
     "algorithms.locally": ("Local",),
+    "algorithms.soft_actor_critic": ("SoftActorCritic",),
     "core": (
         "AbstractAlgorithm",
         "AbstractCost",
@@ -146,6 +150,7 @@ __all__ = [
     "Constraints",
     "ControlError",
     "Dataset",
+    "Dyna",
     "EnsembleLearner",
     "Experiment",
     "GMMLearner",
@@ -174,6 +179,7 @@ __all__ = [
     "RandomShooting",
     "Result",
     "RunState",
+    "SoftActorCritic",
     "Spec",
     "Task",
     "Trajectory",

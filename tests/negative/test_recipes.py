@@ -22,6 +22,7 @@ from forethought import (
     V20,
     AutoLearner,
     Box,
+    Dyna,
     EnsembleLearner,
     Experiment,
     GMMLearner,
@@ -38,6 +39,7 @@ from forethought import (
     NetworkLearner,
     PhysicsLearner,
     RandomShooting,
+    SoftActorCritic,
     Until,
     UserError,
     ValueLearner,
@@ -59,7 +61,16 @@ DEFAULTS: dict[str, Any] = {
         *(Experiment("pendulum"), Guard(), Until(), V05(), V10(), V15(), Imagination(), EnsembleLearner()),
         *(RandomShooting(), CEM(), ICEM(), MPPI(), ILQR(), Local(), ColouredPolicy(LIMITS)),
         *(AutoLearner(), GPLearner(), NetworkLearner(), MDNLearner(), GMMLearner(), LinearLearner()),
-        *(V20(), Improve(), ValueLearner(), InitialController(), Guide(), KnownLearner(lambda x, u: x)),
+        *(
+            V20(),
+            Improve(),
+            ValueLearner(),
+            InitialController(),
+            Guide(),
+            KnownLearner(lambda x, u: x),
+            Dyna(),
+            SoftActorCritic(),
+        ),
         PhysicsLearner(lambda x, u, theta: theta["a"] * x, {"a": 1.0}),
     )
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import equinox as eqx
@@ -14,6 +15,7 @@ from jaxtyping import Bool, Float, Int, Key, PyTree
 
 from forethought.core import AbstractAveraged, AbstractCost, AbstractDynamics, Problem
 from forethought.math.gaussian import DiagonalGaussian, Wrapped
+from forethought.math.ring import Transitions
 from forethought.types import Action, Array, Flag, RandomKey, Scalar, State, Time
 
 
@@ -226,3 +228,38 @@ def predict_ahead(dynamics: AbstractDynamics, x0: State, us: Float[Array, "H m"]
 
     steps = jnp.arange(us.shape[0], dtype=jnp.int32)
     return jax.lax.scan(advance, x0, (us, steps))[1]
+
+
+def branch(
+    beliefs: AbstractDynamics,
+    cost: AbstractCost,
+    choose: Callable[[State, RandomKey], Float[Array, " d"]],
+    decode: Callable[[Float[Array, " d"]], Action],
+    starts: Float[Array, "P N n"],
+    keys: Key[jax.Array, "H P"],
+) -> tuple[Transitions, Bool[Array, "H P N"]]:
+    """Short rollouts from given states: z = choose(x, key), y drawn from belief p for the rollouts [p], H steps.
+
+    The second result says which transitions are to be believed in: those of episodes that had not ended before, with
+    nothing but finite numbers; a rollout with another number is over.  Janner et al., When to trust your model, 2019.
+    """
+    n = starts.shape[2]
+
+    def one(belief: AbstractDynamics, x: State, key: RandomKey) -> tuple[Transitions, Flag]:
+        k_act, k_next = jr.split(key)
+        z = choose(x, k_act)
+        y, price, lives = _step(belief, cost, x, decode(z), jnp.zeros((), jnp.int32), k_next, noise=True)
+        sound = jnp.all(jnp.isfinite(y)) & jnp.isfinite(price) & jnp.all(jnp.isfinite(z))
+        return Transitions(x, z, price.astype(jnp.float32), y[:n], ~lives), sound
+
+    def of_belief(belief: AbstractDynamics, xs: Array, key: RandomKey) -> tuple[Transitions, Array]:
+        return jax.vmap(one, in_axes=(None, 0, 0))(belief, xs, jr.split(key, xs.shape[0]))
+
+    def advance(now: tuple[Array, Array], k: Array) -> tuple[tuple[Array, Array], tuple[Transitions, Array]]:
+        x, open_ = now
+        made, sound = eqx.filter_vmap(of_belief, in_axes=(eqx.if_array(0), 0, 0))(beliefs, x, k)
+        believed = open_ & sound
+        return (made.y, believed & ~made.ends), (made, believed)
+
+    began = (starts, jnp.ones(starts.shape[:2], bool))
+    return jax.lax.scan(advance, began, keys)[1]

@@ -16,11 +16,13 @@ from typing import Any
 import jax
 import numpy as np
 
+from forethought.algorithms.dyna import Dyna
 from forethought.algorithms.globally import V05, V10, V15, V20
 from forethought.algorithms.imitation import Guide
 from forethought.algorithms.improve import Improve
 from forethought.algorithms.local_start import InitialController
 from forethought.algorithms.locally import Local
+from forethought.algorithms.soft_actor_critic import SoftActorCritic
 from forethought.math.rollout import Imagination
 from forethought.models.auto import AutoLearner
 from forethought.models.ensemble import EnsembleLearner
@@ -53,6 +55,8 @@ KINDS: dict[str, type] = {
         Improve,
         ValueLearner,
         Local,
+        Dyna,
+        SoftActorCritic,
         InitialController,
         Guide,
         ICEM,
