@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 import small  # registers tests/Fragile-v0
-from forethought import Dyna, EnsembleLearner, Experiment, SoftActorCritic, resume
+from forethought import ICEM, V15, Dyna, EnsembleLearner, Experiment, SoftActorCritic, resume
 from forethought.runs.evaluate import load
 from forethought.runs.loop import Loop
-from kept import require_same_run
+from kept import lines, require_same_run
 
 DYNA = Dyna(
     learner=EnsembleLearner(members=2, width=8, depth=1, gradient_steps=5, batch=8),
@@ -57,3 +57,28 @@ def test_what_it_learned_can_be_loaded(straight):
     policy = load(straight)
     policy.reset()
     assert abs(float(policy.act([0.1, 0.2])[0])) <= 1.0
+
+
+def test_a_planner_with_the_policys_proposal_and_value_is_resumed_to_the_bit(tmp_path, monkeypatch, fragile):
+    algorithm = V15(
+        ICEM(samples=8, iterations=1, elites=3, kept=1),
+        DYNA.learner,
+        base_steps=12,
+        refit_every=8,
+        horizon=3,
+        proposal="policy",
+        terminal="value",
+        agent=DYNA.agent,
+    )
+    planned = lambda out: Experiment("tests/Fragile-v0", algorithm, steps=40, out=out)
+    straight = planned(tmp_path / "a").run().run
+    said = [m for m in lines(straight) if "agent_cost_to_go" in m]
+    assert len(said) >= 2
+    fragile.plan_fault(27, KeyboardInterrupt())
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "rescue", lambda self, error: None)
+        with pytest.raises(KeyboardInterrupt):
+            planned(tmp_path / "b").run()
+    fragile.plan_fault(None)
+    assert resume(tmp_path / "b").env_steps == 40
+    require_same_run(tmp_path / "b", straight)

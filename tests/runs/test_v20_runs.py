@@ -25,7 +25,7 @@ MOMENTS = V20(
     iterations=3,
     improve=Improve(horizon=4),
 )
-STEPS = 45
+STEPS = 50
 
 
 def experiment(out, algorithm=ALGORITHM, steps=STEPS) -> Experiment:

@@ -23,8 +23,8 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Float, Int
 
-from forethought.algorithms.soft_actor_critic import Agent, SoftActorCritic, in_units
-from forethought.algorithms.turn import base_policy, execute, learn
+from forethought.algorithms.soft_actor_critic import Agent, CostToGo, SoftActorCritic, in_units
+from forethought.algorithms.turn import base_policy, execute, learn, resized_part
 from forethought.core import (
     AbstractAlgorithm,
     AbstractCost,
@@ -68,10 +68,7 @@ class DynaState(AbstractSized):
 
     def resized(self, shapes: Mapping[str, tuple[int, ...]]) -> DynaState:
         """With room for the rows that the model keeps, if it keeps any."""
-        if not isinstance(self.inner, AbstractSized):
-            return self
-        own = {name.removeprefix("inner."): shape for name, shape in shapes.items() if name.startswith("inner.")}
-        return dataclasses.replace(self, inner=self.inner.resized(own))
+        return resized_part(self, "inner", shapes)
 
 
 class Dyna(AbstractAlgorithm):
@@ -123,7 +120,7 @@ class Dyna(AbstractAlgorithm):
         count = int(state.data.count)
         if (missing := min(limit, self.base_steps - count)) > 0:
             return execute(base_policy(self.base, task), task, state, missing, grow=True)  # 1
-        state, told = self._learn(task, state)  # 2 3 4
+        state, told = self.learn(task, state)  # 2 3 4
         policy = self._policy(task, state, explore=True)
         steps = min(limit, self.every - (count - int(state.fitted.learned)))
         state, run = execute(policy, task, state, steps, grow=True)  # 5
@@ -136,6 +133,10 @@ class Dyna(AbstractAlgorithm):
     def policy(self, task: Task, state: RunState) -> AbstractPolicy:
         """The mean action."""
         return self._policy(task, state, explore=False)
+
+    def value(self, task: Task, state: RunState) -> CostToGo:
+        """The cost-to-go of the policy: a terminal cost for planners."""
+        return self.agent.value(state.fitted.agent, _plain(task.spec))
 
     def _policy(self, task: Task, state: RunState, *, explore: bool) -> SquashedPolicy:
         assert isinstance(task.world.actions, Box)
@@ -152,7 +153,7 @@ class Dyna(AbstractAlgorithm):
         """Places of the ring: at least what one turn imagines."""
         return max(self.places, self._begun() * self.beliefs * self.horizon)
 
-    def _learn(self, task: Task, state: RunState) -> tuple[RunState, Metrics]:
+    def learn(self, task: Task, state: RunState) -> tuple[RunState, Metrics]:
         """A turn of learning for every `every` new rows; one for all rows at the beginning."""
         told: Metrics = {}
         first = int(state.fitted.learned) == 0

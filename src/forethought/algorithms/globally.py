@@ -21,8 +21,10 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Int
 
+from forethought.algorithms.dyna import Dyna
 from forethought.algorithms.improve import Imagined, Improve, Improvement, improve, start_pool, where_episodes_were
 from forethought.algorithms.improve_moments import belief_problem, improve_moments
+from forethought.algorithms.soft_actor_critic import SoftActorCritic
 from forethought.algorithms.turn import base_policy, execute, learn, learn_inside, resized_part
 from forethought.core import (
     AbstractAlgorithm,
@@ -34,6 +36,7 @@ from forethought.core import (
     RunState,
     Task,
 )
+from forethought.costs.terminal import TerminalValue
 from forethought.math.closed_loop import Stretch
 from forethought.math.dataset import empty
 from forethought.math.diagnosis import data_scale
@@ -43,6 +46,7 @@ from forethought.models.ensemble import EnsembleLearner
 from forethought.models.value import FittedValue
 from forethought.planners.icem import ICEM
 from forethought.planners.mpc import MPC, Planning, PlanOnce
+from forethought.planners.proposed import Proposed
 from forethought.planners.standby import Safe
 from forethought.policies.actor import Actor, ActorPolicy, Form, init_actor, need_moments, placed
 from forethought.types import Array, Box, Metrics, RandomKey, UserError
@@ -159,16 +163,22 @@ class V15(AbstractAlgorithm):
     safe: Safe = "zero"
     """What is done when there is no plan to trust: zero (the allowed action nearest to it), hold (the last action
     again), or, in Python, a policy."""
+    proposal: Literal["none", "policy"] = "none"
+    """policy: a policy is trained beside the model, and a sampling planner's search may begin at what it would do."""
+    terminal: Literal["none", "value"] = "none"
+    """value: the value of that policy closes the horizon."""
+    agent: SoftActorCritic = SoftActorCritic(width=64)
+    """How that policy and its value are trained, on real and imagined transitions, where one of them is asked for."""
 
     def init(self, task: Task, key: RandomKey) -> RunState:
         """No data yet."""
-        return unfitted(self.learner, task, key)
+        return self._trainer().init(task, key) if self._trains() else unfitted(self.learner, task, key)
 
     def step(self, task: Task, state: RunState, limit: int) -> tuple[RunState, Metrics]:
         """Algorithm 3 of the lecture: one round of its outer loop."""
         if (missing := min(limit, self.base_steps - int(state.data.count))) > 0:
             return execute(base_policy(self.base, task), task, state, missing, grow=True)  # 1
-        state, fit = learn(self.learner, state)  # 2
+        state, fit = self._trainer().learn(task, state) if self._trains() else learn(self.learner, state)  # 2
         policy, steps = self.policy(task, state), min(limit, self.refit_every)
         state, run = execute(policy, task, state, steps, grow=True)  # 3 4 5
         return state, fit | run
@@ -178,8 +188,23 @@ class V15(AbstractAlgorithm):
         return True
 
     def policy(self, task: Task, state: RunState) -> AbstractPolicy:
-        """MPC on the model at hand."""
-        return MPC(planning(self, task, state, self.horizon))
+        """MPC on the model at hand, with what the policy says if it is asked."""
+        plan = planning(self, task, state, self.horizon)
+        trainer = self._trainer()
+        if self.proposal == "policy":
+            proposed = Proposed(self.planner, trainer.policy(task, state))
+            plan = dataclasses.replace(plan, planner=proposed)
+        if self.terminal == "value":
+            plan = dataclasses.replace(plan, cost=TerminalValue(task.cost, trainer.value(task, state)))
+        return MPC(plan)
+
+    def _trains(self) -> bool:
+        return self.proposal != "none" or self.terminal != "none"
+
+    def _trainer(self) -> Dyna:
+        """The actor-critic's loop without its acting: it learns whenever the model does."""
+        often = {"every": self.refit_every, "refit_every": self.refit_every}
+        return Dyna(self.learner, self.agent, self.base, self.base_steps, **often)
 
 
 class PolicyState(AbstractSized):

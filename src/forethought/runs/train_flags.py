@@ -49,6 +49,8 @@ APART = ("task", "env", "resets")
 """Fields of an experiment that tyro does not read."""
 SHORT = {"--planner.": "--algorithm.planner.", "--model.": "--algorithm.learner."}
 """Shorter prefixes, after the flags that choose the classes."""
+SETTINGS = {"--proposal": "--algorithm.proposal", "--terminal": "--algorithm.terminal"}
+"""Shorter names of settings that go with a planner."""
 
 
 def switches() -> set[str]:
@@ -98,7 +100,9 @@ defines experiment = Experiment(...).
 --algorithm {v0.5,v1.0,v1.5,v2.0,local,dyna}  --planner {shooting,cem,icem,mppi,ilqr}
 --model {auto,gp,ensemble,network,mdn,gmm,linear}
 choose the classes; their settings are flags below. --planner.X is short for --algorithm.planner.X, and --model.X for
---algorithm.learner.X. --env.NAME VALUE passes keyword arguments to gymnasium.make (JSON, or a text): --env.g 9.81
+--algorithm.learner.X. --proposal policy and --terminal value train a policy beside the model of v1.5: it proposes to
+the planner, and its value closes the horizon.
+--env.NAME VALUE passes keyword arguments to gymnasium.make (JSON, or a text): --env.g 9.81
 --resets JSON gives options for the environment's reset: a list, whose i-th part goes with reset seed i:
 --resets '[{"start": [1.5, -1.6, -1.4]}, {"start": [1.6, -1.7, -1.5]}]'"""
 
@@ -113,6 +117,7 @@ def take_chosen(argv: Sequence[str]) -> tuple[dict[str, str], dict[str, Any], li
         name, equals, value = tokens.pop(0).partition("=")
         if name not in tables:
             long = next((name.replace(s, full, 1) for s, full in SHORT.items() if name.startswith(s)), name)
+            long = SETTINGS.get(long, long)
             rest.append(long + equals + value)
             continue
         if not equals:

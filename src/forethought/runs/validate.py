@@ -114,7 +114,14 @@ RULES: dict[str, Rules] = {
     },
     "V05": _LOOP,
     "V10": _LOOP,
-    "V15": {**_LOOP, "refit_every": COUNT, "horizon": Number(whole=True, low=1, high=10**5)},
+    "V15": {
+        **_LOOP,
+        "refit_every": COUNT,
+        "horizon": Number(whole=True, low=1, high=10**5),
+        "proposal": OneOf(("none", "policy")),
+        "terminal": OneOf(("none", "value")),
+        "agent": Instance((SoftActorCritic,), "a SoftActorCritic"),
+    },
     "V20": {
         "learner": Instance((AbstractLearner,), "a learner"),
         "base": Instance((AbstractPolicy, type(None)), "a policy, or None"),
