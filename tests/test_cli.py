@@ -176,7 +176,10 @@ MISTAKES = [
     (["train", "pendulum", "--algorithm.planer.samples", "5"], "The nearest is --algorithm.planner.samples."),
     (["train", "pendulum", "--planner.smaples", "5"], "The nearest is --algorithm.planner.samples."),
     (["train", "pendulum", "--algoritm", "v1.0"], "There is no flag --algoritm."),
-    (["train", "pendulum", "--algorithm", "v1.6"], "--algorithm is 'v1.6'; it must be v0.5 or v1.0 or v1.5 or local."),
+    (
+        ["train", "pendulum", "--algorithm", "v1.6"],
+        "--algorithm is 'v1.6'; it must be v0.5 or v1.0 or v1.5 or local or trpo.",
+    ),
     (
         ["train", "pendulum", "--planner", "icme"],
         "it must be shooting or cem or icem or mppi or ilqr. The nearest is icem.",
@@ -266,7 +269,7 @@ def test_any_flag_with_any_value_works_or_ends_in_a_sentence():
     sentences = []
     for _ in range(150):
         algorithm, planner = random.choice(list(ALGORITHMS)), random.choice(list(PLANNERS))
-        chosen = {"--planner": planner} if algorithm != "local" else {}  # it plans by nothing but its own step
+        chosen = {"--planner": planner} if algorithm not in ("local", "trpo") else {}  # they do not plan
         known = flags_of(Experiment("x", choose(ALGORITHMS[algorithm](), chosen)))
         flag, word = random.choice(list(known)), random.choice(WORDS)
         if random.random() < 0.2:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from forethought.algorithms.imitation import Guide
     from forethought.algorithms.local_start import InitialController
     from forethought.algorithms.locally import Local
+    from forethought.algorithms.trust_region import TrustRegion
     from forethought.core import (
         AbstractAlgorithm,
         AbstractCost,
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from forethought.models.mdn import MDNLearner
     from forethought.models.physics import PhysicsLearner
     from forethought.models.plain import NetworkLearner
+    from forethought.models.value import ValueLearner
     from forethought.planners.cem import CEM
     from forethought.planners.icem import ICEM
     from forethought.planners.ilqr import ILQR
@@ -67,6 +69,7 @@ _WHERE = {
     "algorithms.imitation": ("Guide",),
     "algorithms.local_start": ("InitialController",),
     "algorithms.locally": ("Local",),
+    "algorithms.trust_region": ("TrustRegion",),
     "core": (
         "AbstractAlgorithm",
         "AbstractCost",
@@ -100,6 +103,7 @@ _WHERE = {
     "models.mdn": ("MDNLearner",),
     "models.physics": ("PhysicsLearner",),
     "models.plain": ("NetworkLearner",),
+    "models.value": ("ValueLearner",),
     "planners.cem": ("CEM",),
     "planners.icem": ("ICEM",),
     "planners.ilqr": ("ILQR",),
@@ -172,8 +176,10 @@ __all__ = [
     "Task",
     "Trajectory",
     "TransitionError",
+    "TrustRegion",
     "Until",
     "UserError",
+    "ValueLearner",
     "__version__",
     "catalogue",
     "evaluate",

@@ -20,13 +20,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import jax.random as jr
 from jaxtyping import Float, Int
 
 from forethought.math.kl_dual import Bracket, KLStatus, Trial, solve_kl_dual
-from forethought.types import Array, RandomKey, Scalar
+from forethought.types import Array, Scalar
 
-Vector = Float[Array, " p"]
+Vector = Float[jax.Array, " p"]
 TOLERANCE = 0.02
 """Of the search for the multiplier, which aims so far below the bound that what it accepts never exceeds it."""
 
@@ -37,8 +36,8 @@ class StepHow:
 
     conjugate: int = 10
     """Most products with the Fisher information."""
-    damping: float = 0.1
-    """Added to the Fisher information, in units of its mean diagonal."""
+    damping: float = 0.01
+    """Added to the Fisher information, in units of its curvature along the slope."""
     ratio: float = 0.1
     """Least share of the improvement that the slope promises which a step must bring."""
     evaluations: int = 12
@@ -65,34 +64,46 @@ class TrustStep(NamedTuple):
     """|(F + d I) s - g| / |g| of the direction s."""
 
 
-def conjugate_gradients(
-    product: Callable[[Vector], Vector], b: Vector, steps: int, tolerance: float = 1e-6
-) -> tuple[Vector, Scalar]:
-    """x with A x = b for a symmetric positive definite A, given v -> A v; and |A x - b| / |b|.
+class Solved(NamedTuple):
+    """What conjugate gradients found."""
 
-    Starts at 0 and ends after `steps` products, or where the relative residual is below the tolerance, or at a
+    x: Vector
+    rest: Vector
+    """b - (A + d I) x."""
+    added: Scalar
+    """d."""
+
+
+def conjugate_gradients(
+    product: Callable[[Vector], Vector], b: Vector, steps: int, tolerance: float = 1e-6, damping: float = 0.0
+) -> Solved:
+    """x with (A + d I) x = b for a symmetric positive definite A, given v -> A v;  d = damping b^T A b / b^T b.
+
+    Starts at 0 and ends after `steps` products, or where the residual is below the tolerance times |b|, or at a
     direction along which A is not positive: what was found before it is returned.  Hestenes and Stiefel, Methods of
     conjugate gradients for solving linear systems, 1952.
     """
     whole = jnp.sum(b * b)
 
     def going(carry: tuple) -> Array:
-        _, _, _, rest, count, positive = carry
-        return (count < steps) & (rest > tolerance**2 * whole) & positive
+        _, r, _, _, count, positive = carry
+        return (count < steps) & (jnp.sum(r * r) > tolerance**2 * whole) & positive
 
     def turn(carry: tuple) -> tuple:
-        x, r, p, rest, count, _ = carry
-        Ap = product(p)
-        curvature = jnp.sum(p * Ap)
+        x, r, p, added, count, _ = carry
+        Ap, size, before = product(p), jnp.sum(p * p), jnp.sum(r * r)
+        # The first direction is b itself.
+        added = jnp.where(count == 0, damping * jnp.sum(p * Ap) / size, added)
+        curvature = jnp.sum(p * Ap) + added * size
         positive = curvature > 0.0
-        length = jnp.where(positive, rest / jnp.where(positive, curvature, 1.0), 0.0)
-        x, r = x + length * p, r - length * Ap
-        rest, before = jnp.where(positive, jnp.sum(r * r), rest), rest
-        return x, r, r + rest / before * p, rest, count + 1, positive
+        length = jnp.where(positive, before / jnp.where(positive, curvature, 1.0), 0.0)
+        x, r = x + length * p, r - length * (Ap + added * p)
+        return x, r, r + jnp.sum(r * r) / before * p, added, count + 1, positive
 
-    began = (jnp.zeros_like(b), b, b, whole, jnp.zeros((), jnp.int32), jnp.ones((), bool))
-    x, _, _, rest, _, _ = jax.lax.while_loop(going, turn, began)
-    return x, jnp.sqrt(rest / jnp.where(whole > 0.0, whole, 1.0))
+    zero = jnp.zeros((), b.dtype)
+    began = (jnp.zeros_like(b), b, b, zero, jnp.zeros((), jnp.int32), jnp.ones((), bool))
+    x, r, _, added, _, _ = jax.lax.while_loop(going, turn, began)
+    return Solved(x, r, added)
 
 
 def fisher_product(kl: Callable[[Vector], Scalar], theta: Vector) -> Callable[[Vector], Vector]:
@@ -107,23 +118,22 @@ def trust_region_step(
     theta: Vector,
     measure: Callable[[Vector], tuple[Scalar, Scalar]],
     epsilon: Scalar,
-    key: RandomKey,
     how: StepHow = StepHow(),
 ) -> TrustStep:
     """The step from theta that lowers the surrogate with KL <= epsilon, along the natural gradient.
 
-    `measure(theta)` gives the surrogate (a cost) and KL(old || theta), which is 0 at the theta given.  `key` is of the
-    random signs z that estimate the mean diagonal of F, z^T F z / p.  Of all lengths that were tried the one with the
-    lowest surrogate is taken, if it keeps the bound and brings at least `ratio` of what the slope promises.
+    `measure(theta)` gives the surrogate (a cost) and KL(old || theta), which is 0 at the theta given.  Of all
+    lengths that were tried the one with the lowest surrogate is taken, if it keeps the bound and brings at least
+    `ratio` of what the slope promises.
     """
     surrogate, kl = (lambda v: measure(v)[0]), (lambda v: measure(v)[1])
     began, g = jax.value_and_grad(surrogate)(theta)
-    product = fisher_product(kl, theta)
-    signs = jr.rademacher(key, theta.shape, theta.dtype)
-    damping = how.damping * jnp.maximum(jnp.mean(signs * product(signs)), 0.0)
-    s, residual = conjugate_gradients(lambda v: product(v) + damping * v, g, how.conjugate)
+    solved = conjugate_gradients(fisher_product(kl, theta), g, how.conjugate, damping=how.damping)
+    s, size = solved.x, jnp.sum(g * g)
     wide = lambda v: v.astype(jnp.result_type(float))
-    slope, twice = wide(jnp.sum(g * s)), wide(jnp.sum(s * product(s)))
+    slope = wide(jnp.sum(g * s))
+    # s^T F s, from F s = g - rest - added s: one product less, and in the program too.
+    twice = wide(jnp.sum(s * (g - solved.rest - solved.added * s)))
     before = wide(began)
 
     def attempt(multiplier: Scalar) -> Trial:
@@ -149,5 +159,5 @@ def trust_region_step(
         actual=jnp.where(jnp.isfinite(found.multiplier), before - found.cost, 0.0),
         status=jnp.where(nothing, KLStatus.INACTIVE, found.status).astype(jnp.int32),
         evaluations=found.evaluations,
-        residual=residual,
+        residual=jnp.sqrt(jnp.sum(solved.rest**2) / jnp.where(size > 0.0, size, 1.0)),
     )

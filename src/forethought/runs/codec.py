@@ -20,6 +20,7 @@ from forethought.algorithms.globally import V05, V10, V15
 from forethought.algorithms.imitation import Guide
 from forethought.algorithms.local_start import InitialController
 from forethought.algorithms.locally import Local
+from forethought.algorithms.trust_region import TrustRegion
 from forethought.math.rollout import Imagination
 from forethought.models.auto import AutoLearner
 from forethought.models.ensemble import EnsembleLearner
@@ -30,6 +31,7 @@ from forethought.models.linear import LinearLearner
 from forethought.models.mdn import MDNLearner
 from forethought.models.physics import PhysicsLearner
 from forethought.models.plain import NetworkLearner
+from forethought.models.value import ValueLearner
 from forethought.planners.cem import CEM
 from forethought.planners.icem import ICEM
 from forethought.planners.ilqr import ILQR
@@ -48,6 +50,7 @@ KINDS: dict[str, type] = {
         V10,
         V15,
         Local,
+        TrustRegion,
         InitialController,
         Guide,
         ICEM,
@@ -65,6 +68,7 @@ KINDS: dict[str, type] = {
         MDNLearner,
         NetworkLearner,
         PhysicsLearner,
+        ValueLearner,
         ColouredPolicy,
         RandomPolicy,
         Box,
