@@ -256,12 +256,16 @@ def test_updates_that_models_do_not_confirm_are_taken_back(cart, monkeypatch):
 
 def test_a_model_that_is_not_finite_changes_nothing(cart):
     state, _ = SMALL.step(cart, SMALL.init(cart, jr.key(0)), 20)
-    data = dataclasses.replace(
-        state.data, y=np.where(np.arange(state.data.capacity)[:, None] < 20, 1e300, state.data.y)
-    )
-    after, metrics = SMALL.step(cart, dataclasses.replace(state, data=data), 0)
-    assert all(np.isfinite(v).all() for v in jax.tree.leaves(after.fitted.actor))
-    assert metrics["policy_agreed"] <= 1.0
+    broken = jax.tree.map(lambda v: jnp.full_like(v, jnp.nan) if eqx.is_inexact_array(v) else v, state.fitted.inner)
+    algorithm = dataclasses.replace(SMALL, learner=Broken(broken))
+    spoiled = dataclasses.replace(state, fitted=dataclasses.replace(state.fitted, inner=broken))
+    after, metrics = algorithm.step(cart, spoiled, 0)
+    assert metrics["policy_status"] == {"inactive": 2}
+    assert metrics["policy_agreed"] == 0.0
+    assert metrics["policy_rows"] == 0.0
+    settled = settle(state.fitted.actor, cart.spec, *_newest(state.data, 20)[::6][:2])
+    for a, b in zip(jax.tree.leaves(after.fitted.actor), jax.tree.leaves(settled), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_real_updates_do_not_take_logged_rows_for_their_own(cart):
