@@ -69,7 +69,7 @@ TYPOS = [
     # Values.
     (
         [*PENDULUM, "--algorithm", "1.5"],
-        "--algorithm is '1.5'; it must be v0.5 or v1.0 or v1.5 or local or dyna. The nearest is v1.5.",
+        "--algorithm is '1.5'; it must be v0.5 or v1.0 or v1.5 or v2.0 or local or dyna or trpo. The nearest is v1.5.",
     ),
     ([*PENDULUM, "--algorithm", "V15"], "--algorithm is 'V15'; it must be"),
     ([*PENDULUM, "--planner", "ICEM"], "--planner is 'ICEM'; it must be shooting or cem or icem or mppi or ilqr."),

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from forethought.algorithms.local_start import InitialController
     from forethought.algorithms.locally import Local
     from forethought.algorithms.soft_actor_critic import SoftActorCritic
+    from forethought.algorithms.trust_region import TrustRegion
     from forethought.core import (
         AbstractAlgorithm,
         AbstractCost,
@@ -74,6 +75,7 @@ _WHERE = {
     "algorithms.local_start": ("InitialController",),
     "algorithms.locally": ("Local",),
     "algorithms.soft_actor_critic": ("SoftActorCritic",),
+    "algorithms.trust_region": ("TrustRegion",),
     "core": (
         "AbstractAlgorithm",
         "AbstractCost",
@@ -184,6 +186,7 @@ __all__ = [
     "Task",
     "Trajectory",
     "TransitionError",
+    "TrustRegion",
     "Until",
     "UserError",
     "ValueLearner",

@@ -40,13 +40,15 @@ from forethought import (
     PhysicsLearner,
     RandomShooting,
     SoftActorCritic,
+    TrustRegion,
     Until,
     UserError,
     ValueLearner,
 )
 from forethought.policies.excitation import ColouredPolicy
 from forethought.runs.files import seal, unseal
-from forethought.runs.validate import AT_MOST, RULES, Number, check
+from forethought.runs.rules import Number
+from forethought.runs.validate import AT_MOST, RULES, check
 from small import recipe
 
 
@@ -61,16 +63,8 @@ DEFAULTS: dict[str, Any] = {
         *(Experiment("pendulum"), Guard(), Until(), V05(), V10(), V15(), Imagination(), EnsembleLearner()),
         *(RandomShooting(), CEM(), ICEM(), MPPI(), ILQR(), Local(), ColouredPolicy(LIMITS)),
         *(AutoLearner(), GPLearner(), NetworkLearner(), MDNLearner(), GMMLearner(), LinearLearner()),
-        *(
-            V20(),
-            Improve(),
-            ValueLearner(),
-            InitialController(),
-            Guide(),
-            KnownLearner(lambda x, u: x),
-            Dyna(),
-            SoftActorCritic(),
-        ),
+        *(V20(), Improve(), ValueLearner(), Dyna(), SoftActorCritic(), TrustRegion()),
+        *(InitialController(), Guide(), KnownLearner(lambda x, u: x)),
         PhysicsLearner(lambda x, u, theta: theta["a"] * x, {"a": 1.0}),
     )
 }

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Float
 
+from forethought.math.scaling import Scaler
 from forethought.types import Array, RandomKey
 
 
@@ -34,3 +35,21 @@ def init_layers(sizes: Sequence[int], key: RandomKey) -> tuple[Layer, ...]:
         weight = jr.truncated_normal(k, -2.0, 2.0, (fan_in, fan_out), jnp.float32) / jnp.float32(2.0 * fan_in**0.5)
         layers.append(Layer(weight, jnp.zeros((fan_out,), jnp.float32)))
     return tuple(layers)
+
+
+def with_inputs(layers: tuple[Layer, ...], old: Scaler, new: Scaler) -> tuple[Layer, ...]:
+    """Layers that make of v scaled by `new` what the given ones make of v scaled by `old`."""
+    first, moved = layers[0], (new.mean - old.mean) / old.std
+    begun = Layer(first.weight * (new.std / old.std)[:, None], first.bias + moved @ first.weight)
+    return (begun, *layers[1:])
+
+
+def with_outputs(layers: tuple[Layer, ...], old: Scaler, new: Scaler) -> tuple[Layer, ...]:
+    """Layers whose output unscaled by `new` is that of the given ones unscaled by `old`: the last makes up for it.
+
+    So that targets of another size do not undo what was learned (van Hasselt et al., Learning values across many orders
+    of magnitude, NIPS 2016).
+    """
+    last, shrunk = layers[-1], old.std / new.std
+    ended = Layer(last.weight * shrunk[None, :], shrunk * last.bias + (old.mean - new.mean) / new.std)
+    return (*layers[:-1], ended)

@@ -12,7 +12,7 @@ import optax
 from jaxtyping import Bool, Float, PyTree
 
 from forethought.math.finite import LARGEST, where_all
-from forethought.math.layers import Layer, init_layers, through
+from forethought.math.layers import Layer, init_layers, through, with_inputs, with_outputs
 from forethought.math.scaling import Scaler, feature_count, features, fit_scaler, identity_scaler
 from forethought.types import Array, Flag, Metrics, RandomKey, Scalar, Spec, State
 
@@ -91,21 +91,9 @@ def _descent() -> optax.GradientTransformation:
 
 
 def rescaled(value: Value, inputs: Scaler, outputs: Scaler) -> Value:
-    """The same function with other scalers: its first and last layer make up for the change.
-
-    So that a fit begins where the last one ended, though the data have moved (the output's half of this is that of van
-    Hasselt et al., Learning values across many orders of magnitude, NIPS 2016).
-    """
-    first, *_ = value.layers
-    grown = inputs.std / value.inputs.std
-    moved = (inputs.mean - value.inputs.mean) / value.inputs.std
-    begun = Layer(first.weight * grown[:, None], first.bias + moved @ first.weight)
-    layers = (begun, *value.layers[1:])
-    last = layers[-1]
-    shrunk = value.outputs.std / outputs.std
-    bias = shrunk * last.bias + (value.outputs.mean - outputs.mean) / outputs.std
-    ended = Layer(last.weight * shrunk[None, :], bias)
-    return Value((*layers[:-1], ended), inputs, outputs, value.spec)
+    """The same function with other scalers, so that a fit begins where the last one ended, though the data moved."""
+    layers = with_outputs(with_inputs(value.layers, value.inputs, inputs), value.outputs, outputs)
+    return Value(layers, inputs, outputs, value.spec)
 
 
 @eqx.filter_jit

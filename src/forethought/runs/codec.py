@@ -23,6 +23,7 @@ from forethought.algorithms.improve import Improve
 from forethought.algorithms.local_start import InitialController
 from forethought.algorithms.locally import Local
 from forethought.algorithms.soft_actor_critic import SoftActorCritic
+from forethought.algorithms.trust_region import TrustRegion
 from forethought.math.rollout import Imagination
 from forethought.models.auto import AutoLearner
 from forethought.models.ensemble import EnsembleLearner
@@ -57,6 +58,7 @@ KINDS: dict[str, type] = {
         Local,
         Dyna,
         SoftActorCritic,
+        TrustRegion,
         InitialController,
         Guide,
         ICEM,
@@ -74,6 +76,7 @@ KINDS: dict[str, type] = {
         MDNLearner,
         NetworkLearner,
         PhysicsLearner,
+        ValueLearner,
         ColouredPolicy,
         RandomPolicy,
         Box,

@@ -37,7 +37,15 @@ from forethought.tasks import task as make_task
 from forethought.types import Action, RandomKey, State, Time, UserError
 from forethought.worlds.guard import Guard
 
-NAMES = {"V05": "v0.5", "V10": "v1.0", "V15": "v1.5", "V20": "v2.0", "Local": "local", "Dyna": "dyna"}
+NAMES = {
+    "V05": "v0.5",
+    "V10": "v1.0",
+    "V15": "v1.5",
+    "V20": "v2.0",
+    "Local": "local",
+    "Dyna": "dyna",
+    "TrustRegion": "trpo",
+}
 """Class of an algorithm to its name on the command line."""
 
 

@@ -17,6 +17,7 @@ import tyro
 from forethought.algorithms.dyna import Dyna
 from forethought.algorithms.globally import V05, V10, V15, V20
 from forethought.algorithms.locally import Local
+from forethought.algorithms.trust_region import TrustRegion
 from forethought.core import AbstractAlgorithm, AbstractPolicy
 from forethought.models.auto import AutoLearner
 from forethought.models.ensemble import EnsembleLearner
@@ -34,7 +35,15 @@ from forethought.runs.experiment import Experiment
 from forethought.runs.flags import Common, flags_of, one_place, parse, quoted, reach, read_file, split, take_env
 from forethought.types import UserError
 
-ALGORITHMS: dict[str, type] = {"v0.5": V05, "v1.0": V10, "v1.5": V15, "v2.0": V20, "local": Local, "dyna": Dyna}
+ALGORITHMS: dict[str, type] = {
+    "v0.5": V05,
+    "v1.0": V10,
+    "v1.5": V15,
+    "v2.0": V20,
+    "local": Local,
+    "dyna": Dyna,
+    "trpo": TrustRegion,
+}
 PLANNERS: dict[str, type] = {"shooting": RandomShooting, "cem": CEM, "icem": ICEM, "mppi": MPPI, "ilqr": ILQR}
 MODELS: dict[str, type] = {
     "auto": AutoLearner,
@@ -97,7 +106,7 @@ def parse_train(argv: Sequence[str]) -> Train:
 TRAIN = """Learn a controller. TASK is a Gymnasium id, module:id, the name of a classic task, or a file of your own that
 defines experiment = Experiment(...).
 
---algorithm {v0.5,v1.0,v1.5,v2.0,local,dyna}  --planner {shooting,cem,icem,mppi,ilqr}
+--algorithm {v0.5,v1.0,v1.5,v2.0,local,dyna,trpo}  --planner {shooting,cem,icem,mppi,ilqr}
 --model {auto,gp,ensemble,network,mdn,gmm,linear}
 choose the classes; their settings are flags below. --planner.X is short for --algorithm.planner.X, and --model.X for
 --algorithm.learner.X. --proposal policy and --terminal value train a policy beside the model of v1.5: it proposes to
