@@ -15,6 +15,7 @@ from forethought import (
     CEM,
     ICEM,
     ILQR,
+    MCTS,
     MPPI,
     V05,
     V10,
@@ -41,7 +42,8 @@ from forethought import (
 )
 from forethought.policies.excitation import ColouredPolicy
 from forethought.runs.files import seal, unseal
-from forethought.runs.validate import AT_MOST, RULES, Number, check
+from forethought.runs.rules import Number
+from forethought.runs.validate import AT_MOST, RULES, check
 from small import recipe
 
 
@@ -54,7 +56,7 @@ DEFAULTS: dict[str, Any] = {
     type(each).__name__: each
     for each in (
         *(Experiment("pendulum"), Guard(), Until(), V05(), V10(), V15(), Imagination(), EnsembleLearner()),
-        *(RandomShooting(), CEM(), ICEM(), MPPI(), ILQR(), Local(), ColouredPolicy(LIMITS)),
+        *(RandomShooting(), CEM(), ICEM(), MPPI(), ILQR(), MCTS(), Local(), ColouredPolicy(LIMITS)),
         *(AutoLearner(), GPLearner(), NetworkLearner(), MDNLearner(), GMMLearner(), LinearLearner()),
         *(InitialController(), Guide(), KnownLearner(lambda x, u: x)),
         PhysicsLearner(lambda x, u, theta: theta["a"] * x, {"a": 1.0}),

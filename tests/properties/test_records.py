@@ -29,8 +29,9 @@ from forethought.runs.directory import strict
 from forethought.runs.episodes import read_episode, write_episode
 from forethought.runs.files import Damaged, parse_json, seal, unseal
 from forethought.runs.metrics import MetricsFile, intact
+from forethought.runs.rules import Number, OneOf
 from forethought.runs.stopping import Until, convergence
-from forethought.runs.validate import RULES, Number, OneOf, problems
+from forethought.runs.validate import RULES, problems
 from forethought.types import Spec, Trajectory
 from forethought.worlds.recorder import Recorder, joined
 

@@ -24,17 +24,18 @@ FINALISTS = 8
 class MCTS(AbstractPlanner[Searched]):
     """A tree of what may be done and what may come of it, grown where it looks good.
 
-    Branches are chosen by PUCT, argmax_a Q(a) + P(a) sqrt(N) (c + log((N + 19653)/19652)) / (1 + N(a)) with Q scaled to
-    [0, 1] and P even (Rosin 2011; Silver et al. 2017; Schrittwieser et al. 2020), or by Gumbel search, which halves the
-    actions at the root again and again (Danihelka et al. 2022): better where simulations are few.  The search is mctx's.
+    Branches are chosen by PUCT, argmax_a Q(a) + P(a) sqrt(N) (c + log((N + 19653)/19652)) / (1 + N(a)) with Q scaled
+    to [0, 1] and P even (Rosin 2011; Silver et al. 2017; Schrittwieser et al. 2020), or by Gumbel search, which halves
+    the actions at the root again and again (Danihelka et al. 2022): better where simulations are few.  The search is
+    mctx's.
 
     Discrete actions are the branches.  Of a box's actions each node has sampled candidates, of which ceil(k N^a) are
     looked into after N visits (progressive widening: Couetoux et al. 2011); the first is the last plan's.
 
-    Where the model is certain (`imagination`: the mean of one Gaussian) an action has one outcome.  Elsewhere each visit
-    to an action may draw a new one, ceil(N^draws_power) in all: a search that keeps one draw per action (as trees for
-    games do) would plan on it as if the dice could be foreseen.  With ts-inf a draw is of a belief and of the noise, and
-    the belief is kept below the root.  `imagination.risk` only ranks the last few plans.
+    Where the model is certain (`imagination`: the mean of one Gaussian) an action has one outcome.  Elsewhere each
+    visit to an action may draw a new one, ceil(N^draws_power) in all: a search that keeps one draw per action, as trees
+    for games do, would plan on it as if the dice could be foreseen.  With ts-inf a draw is of a belief and of the
+    noise, and the belief is kept below the root.  `imagination.risk` only ranks the last few plans.
 
     A leaf is worth what `rollouts` short rollouts cost, the last plan's among them: the cheapest of them in a certain
     model, in which it can be carried out, otherwise their mean.  `cost.terminal` closes a rollout, so that a value that
@@ -90,21 +91,26 @@ class MCTS(AbstractPlanner[Searched]):
         shape = self._shape(problem, how)
         world = World(problem, how, dynamics, pool, shape)
         grown = grow(world, k_search)
-        finalists = _finalists(world, grown)
-        scored = appraise(self.imagination, problem, finalists, k_last)
-        chosen = jnp.int32(0) if world.one_way else jnp.argmin(scored.costs)
+        if world.one_way:  # what a sequence costs is known
+            first = jnp.argmin(grown.nodes.total)
+            best, cost = grown.nodes.plan[first], grown.nodes.total[first]
+            left_out = (~jnp.isfinite(cost)).astype(jnp.int32)
+        else:  # the cheapest was lucky, too
+            finalists = _finalists(world, grown)
+            scored = appraise(self.imagination, problem, finalists, k_last)
+            first = jnp.argmin(scored.costs)
+            best, cost, left_out = finalists[first], scored.costs[first], scored.left_out
         visited = grown.known.visits > 0
         metrics = {
             "visits": grown.known.visits,
             "values": jnp.where(visited, -grown.known.q, jnp.inf),
             "nodes": jnp.sum(~grown.nodes.sick, dtype=jnp.int32),
-            "left_out": scored.left_out,
+            "left_out": left_out,
             "tied": _tied(grown.nodes.total),
         }
         # A plan that cannot be told apart from nonsense leaves the warm start as it was.
-        fine = jnp.isfinite(scored.costs[chosen]) & jnp.any(visited)
-        cost = jnp.where(fine, scored.costs[chosen], jnp.inf)
-        best = jnp.where(fine, finalists[chosen], warm.mean)
+        fine = jnp.isfinite(cost) & jnp.any(visited)
+        cost, best = jnp.where(fine, cost, jnp.inf), jnp.where(fine, best, warm.mean)
         return finish(problem, best, cost, metrics), Searched(best)
 
     def shift(self, warm: Searched) -> Searched:
@@ -190,11 +196,9 @@ def _batched(node: Node) -> Node:
 
 
 def _finalists(world: World, grown: Grown) -> Float[Array, "K H d"]:
-    """The cheapest sequences that were met, in an uncertain world of those that begin with the root's choice."""
+    """The sequences that cost least when they were met, of those that begin with the root's choice."""
     nodes = grown.nodes
     totals, count = nodes.total, min(FINALISTS, nodes.total.shape[0])
-    if world.one_way:
-        return nodes.plan[jnp.argmin(totals)][None]
     if nodes.options is None:
         first = 2.0 * jax.nn.one_hot(grown.action, world.shape.actions, dtype=jnp.float32) - 1.0
     else:

@@ -8,6 +8,7 @@ row of a tree with a single node, which mctx's own selection rules are asked abo
 from __future__ import annotations
 
 import dataclasses
+import functools
 from types import ModuleType
 from typing import Any, Literal
 
@@ -177,8 +178,8 @@ def _one(world: World, belief: Int[Array, ""]) -> AbstractDynamics:
 def finished(world: World, node: Node, key: RandomKey) -> Node:
     """A node with candidate actions, and with its value and plan by rollouts.
 
-    The last plan is always among the rollouts.  Where there is one outcome the value is that of the cheapest of them: it
-    is a plan that can be carried out.  Elsewhere the cheapest was lucky, and the value is their mean.
+    The last plan is always among the rollouts.  Where there is one outcome the value is that of the cheapest of them:
+    it is a plan that can be carried out.  Elsewhere the cheapest was lucky, and the value is their mean.
     """
     it, shape = world.problem, world.shape
     k_pick, k_option, k_roll = jr.split(key, 3)
@@ -207,9 +208,12 @@ def finished(world: World, node: Node, key: RandomKey) -> Node:
 
 
 def _picked(pool: Float[Array, "M H d"], key: RandomKey, count: int) -> Float[Array, "r H d"]:
-    """The first sequence of the pool and `count` - 1 others in a row from a random place on."""
-    others = 1 + (jr.randint(key, (), 0, pool.shape[0] - 1, jnp.int32) + jnp.arange(count - 1)) % (pool.shape[0] - 1)
-    return pool[jnp.concatenate([jnp.zeros((1,), others.dtype), others])]
+    """The first sequence of the pool and `count` - 1 others in a row from a random place on; a single one is any."""
+    rest = pool.shape[0] - 1
+    if count == 1:
+        return pool[jr.randint(key, (1,), 0, rest + 1, jnp.int32)]
+    others = 1 + (jr.randint(key, (), 0, rest, jnp.int32) + jnp.arange(count - 1, dtype=jnp.int32)) % rest
+    return pool[jnp.concatenate([jnp.zeros((1,), jnp.int32), others])]
 
 
 def _rolled(world: World, node: Node, tails: Float[Array, "r H d"], key: RandomKey) -> Float[Array, " r"]:
@@ -242,24 +246,41 @@ class Row(eqx.Module):
 
     visits: Int[Array, " A"]
     q: Float[Array, " A"]
-    """Mean return (minus cost) of each action over the visits to its outcomes."""
+    """Mean return (minus cost) of each action over the draws of its outcomes."""
     blocked: Bool[Array, " A"]
     """Actions all of whose outcomes were sick."""
     each: Int[Array, "A C"]
     """Visits of every outcome."""
     sick: Bool[Array, "A C"]
+    same: Bool[Array, "A C C"]
+    """Which outcomes of an action are one and the same state."""
 
 
 def row(tree: Any, node: Array, shape: Shape) -> Row:
-    """The averages at one node of an mctx tree without a batch."""
+    """The averages at one node of an mctx tree without a batch.
+
+    Every draw counts once, however often what came after it was looked into; draws of the same state share what is
+    known about it.
+    """
     split = lambda v: v[node].reshape(shape.actions, shape.outcomes)
     index, each = split(tree.children_index), split(tree.children_visits)
     sick = (index >= 0) & tree.embeddings.sick[index]
     q = split(tree.children_rewards) + split(tree.children_discounts) * split(tree.children_values)
     counted = jnp.where(sick, 0, each)
     visits = jnp.sum(counted, axis=1, dtype=jnp.int32)
-    mean = jnp.sum(counted * q, axis=1, dtype=q.dtype) / jnp.maximum(visits, 1).astype(q.dtype)
-    return Row(visits, mean, jnp.all(sick, axis=1), each, sick)
+    same = jnp.ones((shape.actions, 1, 1), bool)
+    if shape.outcomes > 1:
+        drawn = counted > 0
+        x, belief = tree.embeddings.x[index], tree.embeddings.belief[index]
+        same = jnp.all(x[:, :, None] == x[:, None], axis=-1) & (belief[:, :, None] == belief[:, None])
+        rewards = split(tree.children_rewards)
+        same = same & (rewards[:, :, None] == rewards[:, None]) & drawn[:, :, None] & drawn[:, None]
+        shared = jnp.sum(jnp.where(same, (counted * q)[:, None], 0.0), axis=2, dtype=q.dtype)
+        q = shared / jnp.maximum(jnp.sum(jnp.where(same, counted[:, None], 0), axis=2), 1).astype(q.dtype)
+        counted = drawn
+    times = jnp.maximum(jnp.sum(counted, axis=1), 1).astype(q.dtype)
+    mean = jnp.sum(jnp.where(counted > 0, q * counted, 0.0), axis=1, dtype=q.dtype) / times
+    return Row(visits, mean, jnp.all(sick, axis=1), each, sick, same)
 
 
 def open_actions(known: Row, shape: Shape) -> Bool[Array, " A"]:
@@ -300,15 +321,18 @@ def alone(tree: Any, node: Array, known: Row, usable: Bool[Array, " A"], mctx: M
 
 
 def choose_slot(known: Row, action: Array, shape: Shape) -> Array:
-    """The outcome of the action to look into: a new draw while it has fewer than ceil(N^growth), or the least visited."""
+    """The outcome to look into: a new draw while the action has fewer than ceil(N^growth), or the one that was looked
+    into least for as often as it was drawn, at its first draw."""
     if shape.outcomes == 1:
         return action
-    each, sick = known.each[action], known.sick[action]
+    each, sick, same = known.each[action], known.sick[action], known.same[action]
     drawn = jnp.sum((each > 0) & ~sick)
     room = jnp.ceil((known.visits[action] + 1.0).astype(jnp.float32) ** shape.growth - 1e-4).astype(jnp.int32)
     empty = each == 0
     fresh = (drawn < room) & jnp.any(empty)
-    oldest = jnp.argmin(jnp.where(sick | empty, jnp.iinfo(each.dtype).max, each))
+    looked = jnp.sum(jnp.where(same, each, 0), axis=1) / jnp.maximum(jnp.sum(same, axis=1), 1)
+    first = jnp.argmax(same, axis=1) == jnp.arange(shape.outcomes)
+    oldest = jnp.argmin(jnp.where(sick | empty | ~first, jnp.inf, looked.astype(jnp.float32)))
     return action * shape.outcomes + jnp.where(fresh, jnp.argmax(empty), oldest).astype(jnp.int32)
 
 
@@ -321,6 +345,7 @@ def select(world: World, key: RandomKey, tree: Any, node: Array, depth: Any) -> 
     if isinstance(world.problem.actions, Box) and not whole:
         usable = open_actions(known, shape)
     view, zero = alone(tree, node, known, usable, mctx), jnp.zeros((), jnp.int32)
+    completed = functools.partial(mctx.qtransform_completed_by_mix_value, value_scale=0.125 / shape.exploration)
     if shape.search == "puct":
         action = mctx.muzero_action_selection(key, view, zero, zero, pb_c_init=shape.exploration)
     elif depth is None:
@@ -330,7 +355,8 @@ def select(world: World, key: RandomKey, tree: Any, node: Array, depth: Any) -> 
             zero,
             num_simulations=shape.simulations,
             max_num_considered_actions=shape.actions,
+            qtransform=completed,
         )
     else:
-        action = mctx.gumbel_muzero_interior_action_selection(key, view, zero, zero)
+        action = mctx.gumbel_muzero_interior_action_selection(key, view, zero, zero, qtransform=completed)
     return choose_slot(known, action.astype(jnp.int32), shape)

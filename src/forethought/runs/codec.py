@@ -33,6 +33,7 @@ from forethought.models.plain import NetworkLearner
 from forethought.planners.cem import CEM
 from forethought.planners.icem import ICEM
 from forethought.planners.ilqr import ILQR
+from forethought.planners.mcts import MCTS
 from forethought.planners.mppi import MPPI
 from forethought.planners.shooting import RandomShooting
 from forethought.policies.excitation import ColouredPolicy, RandomPolicy
@@ -54,6 +55,7 @@ KINDS: dict[str, type] = {
         ILQR,
         CEM,
         MPPI,
+        MCTS,
         RandomShooting,
         Imagination,
         AutoLearner,

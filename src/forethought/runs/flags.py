@@ -24,7 +24,8 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import tyro
 
 from forethought.runs.experiment import Experiment
-from forethought.runs.validate import check, nameable
+from forethought.runs.rules import nameable
+from forethought.runs.validate import check
 from forethought.types import UserError
 
 T = TypeVar("T")

@@ -27,6 +27,7 @@ from forethought.models.plain import NetworkLearner
 from forethought.planners.cem import CEM
 from forethought.planners.icem import ICEM
 from forethought.planners.ilqr import ILQR
+from forethought.planners.mcts import MCTS
 from forethought.planners.mppi import MPPI
 from forethought.planners.shooting import RandomShooting
 from forethought.runs.experiment import Experiment
@@ -34,7 +35,14 @@ from forethought.runs.flags import Common, flags_of, one_place, parse, quoted, r
 from forethought.types import UserError
 
 ALGORITHMS: dict[str, type] = {"v0.5": V05, "v1.0": V10, "v1.5": V15, "local": Local}
-PLANNERS: dict[str, type] = {"shooting": RandomShooting, "cem": CEM, "icem": ICEM, "mppi": MPPI, "ilqr": ILQR}
+PLANNERS: dict[str, type] = {
+    "shooting": RandomShooting,
+    "cem": CEM,
+    "icem": ICEM,
+    "mppi": MPPI,
+    "ilqr": ILQR,
+    "mcts": MCTS,
+}
 MODELS: dict[str, type] = {
     "auto": AutoLearner,
     "gp": GPLearner,
@@ -94,7 +102,7 @@ def parse_train(argv: Sequence[str]) -> Train:
 TRAIN = """Learn a controller. TASK is a Gymnasium id, module:id, the name of a classic task, or a file of your own that
 defines experiment = Experiment(...).
 
---algorithm {v0.5,v1.0,v1.5,local}  --planner {shooting,cem,icem,mppi,ilqr}
+--algorithm {v0.5,v1.0,v1.5,local}  --planner {shooting,cem,icem,mppi,ilqr,mcts}
 --model {auto,gp,ensemble,network,mdn,gmm,linear}
 choose the classes; their settings are flags below. --planner.X is short for --algorithm.planner.X, and --model.X for
 --algorithm.learner.X. --env.NAME VALUE passes keyword arguments to gymnasium.make (JSON, or a text): --env.g 9.81
