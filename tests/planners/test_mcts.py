@@ -26,6 +26,8 @@ THREE = Choices(np.eye(3, dtype=np.float32))
 LINE = Box(np.full(1, -1.0, np.float32), np.full(1, 1.0, np.float32))
 T0 = jnp.zeros((), jnp.int32)
 KINDS = ["puct", "gumbel"]
+BOTH = ["puct", pytest.param("gumbel", marks=pytest.mark.slow)]
+"""A program each: one of them is enough for every day."""
 CERTAIN = Imagination(propagation="mean")
 DICE = Imagination(particles=1, propagation="ts-inf")
 
@@ -150,18 +152,18 @@ def keys(count: int) -> Array:
 def test_a_binary_tree_of_depth_three(kind) -> None:
     """By the tree alone (one random rollout per leaf), and with the rollouts that the default has."""
     rng = np.random.default_rng(1)
-    problems = [tree_problem(rng, 3) for _ in range(60)]
+    problems = [tree_problem(rng, 3) for _ in range(40)]
     exact = np.stack([q_values(p) for p in problems])
     planner = MCTS(CERTAIN, kind, simulations=128, exploration=2.5, rollouts=1, sequences=8, beta=0.0)
     plan, _ = solve(planner, stacked(problems), keys(len(problems)))
     first = np.argmax(np.asarray(plan.policy.us)[:, 0], axis=1)
-    assert np.sum(first == exact.argmax(1)) >= 57
+    assert np.sum(first == exact.argmax(1)) >= 37
     assert np.all(np.asarray(plan.cost) >= -exact.max(1) - 1e-4)
     said = [walked(p, us) for p, us in zip(problems, np.asarray(plan.policy.us), strict=True)]
     np.testing.assert_allclose(plan.cost, said, atol=1e-4, err_msg="a plan costs what it says")
     if kind == "puct":  # Gumbel search visits two actions equally often
         visited = np.argmax(np.asarray(plan.metrics["visits"]), axis=1)
-        assert np.sum(visited == exact.argmax(1)) >= 51
+        assert np.sum(visited == exact.argmax(1)) >= 34
 
 
 def walked(problem: Problem, us: np.ndarray) -> float:
@@ -192,7 +194,8 @@ def flat(problem: Problem, calls: int, key) -> np.ndarray:
     return jnp.mean(each(jnp.arange(count), jr.split(key, count)), axis=1)
 
 
-@pytest.mark.parametrize("kind", ["puct", pytest.param("gumbel", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
 def test_stochastic_trees_beside_a_flat_sampler(kind) -> None:
     """With the same number of model calls, a simulation being three at most.  More trees are in bench/mcts.py."""
     rng = np.random.default_rng(2)
@@ -209,15 +212,15 @@ def test_stochastic_trees_beside_a_flat_sampler(kind) -> None:
 # Dice.
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", BOTH)
 def test_dice_are_not_foreseen(kind) -> None:
     """Safe .5 beside a gamble of 1 with probability .3: a tree with one draw per action would gamble 3 times in 10."""
     problem = table_problem(np.zeros((1, 2, 2)), [[[0.5, 0.5], [0.0, 1.0]]], [[0.0, 0.3]], horizon=1)
-    many = stacked([problem] * 200)
-    chosen = lambda planner: np.asarray(solve(planner, many, keys(200))[0].policy.us)[:, 0].argmax(1)
-    assert np.sum(chosen(MCTS(DICE, kind)) == 0) >= 198
+    many = stacked([problem] * 50)
+    chosen = lambda planner: np.asarray(solve(planner, many, keys(50))[0].policy.us)[:, 0].argmax(1)
+    assert np.sum(chosen(MCTS(DICE, kind)) == 0) >= 49
     frozen = chosen(MCTS(DICE, kind, draws=1))
-    assert 30 <= np.sum(frozen == 1) <= 90, "otherwise the test above could not fail"
+    assert 5 <= np.sum(frozen == 1) <= 25, "otherwise the test above could not fail"
 
 
 def test_beliefs_are_not_foreseen() -> None:
@@ -226,7 +229,7 @@ def test_beliefs_are_not_foreseen() -> None:
     pays[:, 0, 0], pays[:3, 0, 1] = 0.5, 1.0
     table = Members(Table(jnp.asarray(go), jnp.asarray(pays), jnp.zeros((10, 1, 2), jnp.float32)))
     problem = Problem(table, Told(), TWO, jnp.zeros(1, jnp.float32), T0, 1)
-    plan, _ = solve(MCTS(Imagination(particles=10, propagation="ts-inf")), stacked([problem] * 50), keys(50))
+    plan, _ = solve(MCTS(Imagination(particles=10, propagation="ts-inf")), stacked([problem] * 20), keys(20))
     assert np.all(np.asarray(plan.policy.us)[:, 0].argmax(1) == 0)
     assert np.all(np.asarray(plan.cost) == -0.5)
 
@@ -250,7 +253,7 @@ class Members(AbstractDynamics):
 def test_nothing_is_charged_after_the_end(how) -> None:
     """Action 1 ends the episode with reward 1; going on pays 0.4, 0.4, 0.4 and what the terminal cost says."""
     go = [[1, 3], [1, 3], [2, 3], [3, 3]]
-    reward = [[0.4, 1.0], [0.4, 0.3], [9.0, 9.0], [9.0, 9.0]]
+    reward = [[0.4, 1.0], [0.4, 0.1], [9.0, 9.0], [9.0, 9.0]]
     for after, first, cost in ((0.0, 0, -1.2), (-5.0, 0, -6.2), (5.0, 1, -1.0)):
         told = Told(np.asarray(3.0, np.float32), np.asarray(after, np.float32))
         problem = stacked([table_problem(go, reward, horizon=3, cost=told)])
@@ -327,7 +330,7 @@ def search(planner, problem, key):
     return grow(World(problem, how, dynamics, pool, planner._shape(problem, how)), key)
 
 
-@pytest.mark.parametrize(("k", "power", "how"), [(1.0, 0.5, CERTAIN), (2.0, 0.25, CERTAIN), (1.0, 0.5, DICE)])
+@pytest.mark.parametrize(("k", "power", "how"), [(2.0, 0.25, CERTAIN), (1.0, 0.5, DICE)])
 def test_progressive_widening(k, power, how) -> None:
     """After N visits a node has ceil(k N^a) children, as far as there are candidates."""
     planner = MCTS(how, simulations=25, candidates=10, widening=k, widening_power=power, rollouts=2, sequences=16)
@@ -346,7 +349,7 @@ def test_outcomes_grow_with_visits() -> None:
     assert all(np.ptp(row[row > 0]) <= 1 + row.sum() // 12 for row in spread), "none is looked into much more often"
 
 
-@pytest.mark.parametrize(("kind", "std"), [("puct", 0.0), ("gumbel", 0.0), ("puct", 0.05)])
+@pytest.mark.parametrize(("kind", "std"), [("puct", 0.0), ("gumbel", 0.05)])
 def test_a_point_goes_where_it_should(kind, std) -> None:
     how = CERTAIN if std == 0.0 else Imagination(particles=4, propagation="ts-inf")
     plan, _ = solve(MCTS(how, kind, sequences=256), stacked([point(std=std)] * 8), keys(8))
@@ -357,7 +360,7 @@ def test_a_point_goes_where_it_should(kind, std) -> None:
 # NaN, and programs.
 
 
-@pytest.mark.parametrize(("kind", "how"), [("puct", CERTAIN), ("gumbel", CERTAIN), ("puct", DICE)])
+@pytest.mark.parametrize(("kind", "how"), [("gumbel", CERTAIN), ("puct", DICE)])
 def test_what_is_not_finite_never_wins(kind, how) -> None:
     """The model breaks beyond 0.2; 0.3 is where one would like to be."""
     plan, warm = solve(MCTS(how, kind), stacked([point(edge=0.2)] * 8), keys(8))

@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 from typing import Any, Literal, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from forethought.core import AbstractPlanner, Plan, Problem
 from forethought.math.noise import coloured
@@ -42,8 +43,8 @@ class MCTS(AbstractPlanner[Searched]):
     was learned can take the place of most of it (`rollout_steps` 0: of all of it).  Where `cost.alive` says that an
     episode has ended nothing more is charged.
 
-    The plan is, in a certain model, the cheapest sequence of actions that was met; otherwise the root's most visited
-    action (with Gumbel search the best of the most visited), and after it the cheapest of the sequences that go on.
+    The plan is, in a certain model, the cheapest sequence of actions that was met; otherwise the root's action of the
+    best mean, of those with at least the root of the most visits, and after it the cheapest sequence that goes on.
     Needs the package mctx: pip install 'forethought[search]'.
     """
 
@@ -52,8 +53,9 @@ class MCTS(AbstractPlanner[Searched]):
     """How branches are chosen."""
     simulations: int = 64
     """Nodes that are added to the tree per plan."""
-    exploration: float = 1.25
-    """c of PUCT."""
+    exploration: float = 2.5
+    """c of PUCT (for games, whose values are less noisy, 1.25 is usual).  Gumbel search divides its scale of values by
+    it."""
     hold: int = 1
     """Steps that one branch is long: its action is held for so many."""
     candidates: int = 16
@@ -64,7 +66,7 @@ class MCTS(AbstractPlanner[Searched]):
     """a of that."""
     draws: int = 32
     """Outcomes per action that there is room for, where outcomes are uncertain."""
-    draws_power: float = 0.75
+    draws_power: float = 0.9
     """An action that was taken N times has ceil(N^draws_power) outcomes, as far as there is room."""
     rollouts: int = 8
     """Rollouts from each new node."""
@@ -104,9 +106,9 @@ class MCTS(AbstractPlanner[Searched]):
         metrics = {
             "visits": grown.known.visits,
             "values": jnp.where(visited, -grown.known.q, jnp.inf),
-            "nodes": jnp.sum(~grown.nodes.sick, dtype=jnp.int32),
+            "nodes": jnp.sum(grown.used & ~grown.nodes.sick, dtype=jnp.int32),
             "left_out": left_out,
-            "tied": _tied(grown.nodes.total),
+            "tied": _tied(grown),
         }
         # A plan that cannot be told apart from nonsense leaves the warm start as it was.
         fine = jnp.isfinite(cost) & jnp.any(visited)
@@ -148,7 +150,9 @@ class Grown(NamedTuple):
     """A finished search."""
 
     nodes: Node
-    """All nodes, the root first."""
+    """All places for nodes, the root first."""
+    used: Bool[Array, " N"]
+    """Places that were needed: none for a branch at the horizon that was looked into again."""
     known: Row
     """The averages at the root."""
     action: Int[Array, ""]
@@ -170,18 +174,23 @@ def grow(world: World, key: RandomKey) -> Grown:
         root_action_selection_fn=functools.partial(select, world, depth=None),
         interior_action_selection_fn=functools.partial(select, world),
         num_simulations=shape.simulations,
+        # Beyond the horizon there is nothing: a branch that ends there is drawn again, which gives the same.
+        max_depth=-(-world.problem.horizon // shape.hold),
         extra_data=mctx.GumbelMuZeroExtraData(root_gumbel=gumbel) if shape.search == "gumbel" else None,
     )
     tree = jax.tree.map(lambda leaf: leaf[0], tree)
     known = row(tree, jnp.zeros((), jnp.int32), shape)
-    # Of equally many visits the better value decides; Gumbel search visits its last few equally often.
-    often = known.visits == jnp.max(known.visits)
-    return Grown(tree.embeddings, known, jnp.argmax(jnp.where(often, known.q, -jnp.inf)).astype(jnp.int32))
+    # The most visited is late to notice that it was lucky in its first draws; the best of all may still be lucky.
+    often = (known.visits > 0) & (known.visits**2 >= jnp.max(known.visits))
+    used = tree.node_visits > 0
+    nodes = eqx.tree_at(lambda n: n.total, tree.embeddings, jnp.where(used, tree.embeddings.total, jnp.inf))
+    return Grown(nodes, used, known, jnp.argmax(jnp.where(often, known.q, -jnp.inf)).astype(jnp.int32))
 
 
 def expand(world: World, key: RandomKey, slot: Int[Array, " 1"], node: Node) -> tuple[Any, Node]:
     """`child` as mctx asks for it: with a batch of one, and returns in the place of costs."""
-    reached, cost, discount = child(world, jax.tree.map(lambda leaf: leaf[0], node), slot[0], key)
+    del key  # every node has its own
+    reached, cost, discount = child(world, jax.tree.map(lambda leaf: leaf[0], node), slot[0])
     output = need_mctx().RecurrentFnOutput(
         reward=-cost[None],
         discount=discount[None],
@@ -211,7 +220,8 @@ def _finalists(world: World, grown: Grown) -> Float[Array, "K H d"]:
     return plans.at[:, 0].set(first)
 
 
-def _tied(totals: Float[Array, " N"]) -> Array:
+def _tied(grown: Grown) -> Array:
     """Whether nowhere in the tree one sequence was cheaper than another, rounding aside."""
-    low, high = jnp.min(totals), jnp.max(totals)
+    totals = grown.nodes.total
+    low, high = jnp.min(totals), jnp.max(jnp.where(grown.used, totals, -jnp.inf))
     return jnp.isfinite(high) & (high - low <= 1e-5 * jnp.maximum(jnp.abs(low), jnp.abs(high)))

@@ -16,7 +16,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt32
 
 from forethought.core import AbstractDynamics, Problem
 from forethought.math.rollout import Imagination, transition
@@ -91,12 +91,15 @@ class Node(eqx.Module):
     """What that plan cost in the draws that it was tried in; +inf if it is not finite."""
     value: Float[Array, "*b"]
     """Estimate of the cost from here on."""
+    seed: UInt32[Array, "*b w"]
+    """Data of the random key that its outcomes are drawn with: a slot that is drawn again is the same."""
     options: Float[Array, "*b A d"] | None
     """Candidate actions of a box; None for choices, which are the same everywhere."""
 
 
 def root(world: World, key: RandomKey) -> Node:
     """The first node, with its own rollouts."""
+    k_here, k_below = jr.split(key)
     x = world.problem.x0.astype(jnp.float32)
     zero = jnp.zeros((), jnp.int32)
     width = world.pool.shape[1:]
@@ -110,9 +113,10 @@ def root(world: World, key: RandomKey) -> Node:
         plan=jnp.zeros(width, jnp.float32),
         total=jnp.zeros((), jnp.float32),
         value=jnp.zeros((), jnp.float32),
+        seed=jr.key_data(k_below),
         options=None,
     )
-    return finished(world, blank, key)
+    return finished(world, blank, k_here)
 
 
 def option(world: World, node: Node, action: Int[Array, ""]) -> Float[Array, " d"]:
@@ -122,14 +126,15 @@ def option(world: World, node: Node, action: Int[Array, ""]) -> Float[Array, " d
     return node.options[action]
 
 
-def child(world: World, node: Node, slot: Int[Array, ""], key: RandomKey) -> tuple[Node, Array, Array]:
+def child(world: World, node: Node, slot: Int[Array, ""]) -> tuple[Node, Array, Array]:
     """(the node that a slot leads to, the cost of getting there, the discount on what comes after).
 
     A branch whose numbers are not finite is sick: it costs what was expected of its parent, so that nothing is said by
     it, and is never chosen again.  Where the episode has ended the discount and all that follows are 0.
     """
     it, shape = world.problem, world.shape
-    k_belief, k_steps, k_rest = jr.split(key, 3)
+    key = jr.fold_in(jr.wrap_key_data(node.seed), slot)
+    k_belief, k_steps, k_rest, k_below = jr.split(key, 4)
     action, outcome = slot // shape.outcomes, slot % shape.outcomes
     z = option(world, node, action)
     u = it.actions.decode(z).astype(jnp.float32)
@@ -152,7 +157,8 @@ def child(world: World, node: Node, slot: Int[Array, ""], key: RandomKey) -> tup
     at = jnp.arange(node.plan.shape[0])
     plan = jnp.where(((at >= node.step) & (at < step))[:, None], z, node.plan)
     spent = node.spent + jnp.float32(it.discount) ** node.step.astype(jnp.float32) * cost
-    reached = Node(x, step, belief, alive, sick, spent, plan, node.total, node.value, node.options)
+    seed = jr.key_data(k_below)
+    reached = Node(x, step, belief, alive, sick, spent, plan, node.total, node.value, seed, node.options)
     reached = finished(world, reached, k_rest)
     kept = jnp.float32(it.discount) ** (step - node.step).astype(jnp.float32)
     cost = jnp.where(reached.sick, node.value, cost)
