@@ -31,6 +31,7 @@ from forethought.models.physics import PhysicsLearner
 from forethought.models.plain import NetworkLearner
 from forethought.planners.icem import ICEM
 from forethought.planners.ilqr import ILQR
+from forethought.planners.mcts import MCTS
 from forethought.planners.mpc import MPC, Planning, PlanOnce
 from forethought.runs.evaluate import evaluate
 from forethought.tasks import task
@@ -57,6 +58,9 @@ SWINGUP = tuple(60 * k for k in range(1, 10))  # after trials 0 to 8
 PENDULUM = (100, 200, 300, 400)
 LONG = ICEM(Imagination(propagation="ts-inf"), samples=256, iterations=10, elites=20)
 ONCE = EnsembleLearner(gradient_steps=2000)
+TREE = MCTS(simulations=32)
+"""Short plans of many branches; the tasks of one far goal hold each branch's action for longer."""
+FAR = MCTS(simulations=24, hold=6, rollouts=16)
 CART_NAMES = ("cart", "pole", "length", "drag")
 
 
@@ -120,6 +124,23 @@ STUDIES: dict[str, Study] = {
     "ilqr-truth": Study("Pendulum-v1", V15(ILQR()), (0,), truth=Pendulum()),
     "ilqr-v1.0": Study("Pendulum-v1", V10(ILQR(), ONCE), (200, 400), seeds=5),
     "ilqr-v1.0-truth": Study("Pendulum-v1", V10(ILQR(), ONCE), (0,), seeds=5, truth=Pendulum()),
+    # Tree search as v1.5's planner
+    "mcts-cartpole": Study(
+        "CartPole-v1",
+        V15(TREE, EnsembleLearner(), base_steps=100, refit_every=50, horizon=30),
+        (250, 500, 1000),
+        seeds=5,
+    ),
+    "mcts-acrobot": Study(
+        "Acrobot-v1", V15(FAR, EnsembleLearner(), base_steps=500, refit_every=100, horizon=60), (1000, 2000), seeds=5
+    ),
+    "mcts-mountain-car": Study(
+        "MountainCar-v0",
+        V15(FAR, EnsembleLearner(), base_steps=200, refit_every=100, horizon=120),
+        (600, 1000),
+        seeds=5,
+    ),
+    "mcts-pendulum": Study("Pendulum-v1", V15(MCTS(sequences=128)), (100, 200, 400), seeds=5),
     # 1: the first flagship, and its ceiling
     "pendulum": Study("Pendulum-v1", FIRST, PENDULUM),
     "pendulum-truth": Study("Pendulum-v1", FIRST, (0,), truth=Pendulum()),

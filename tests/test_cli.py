@@ -182,7 +182,7 @@ MISTAKES = [
     ),
     (
         ["train", "pendulum", "--planner", "icme"],
-        "it must be shooting or cem or icem or mppi or ilqr. The nearest is icem.",
+        "it must be shooting or cem or icem or mppi or ilqr or mcts. The nearest is icem.",
     ),
     (["train", "pendulum", "--model", "forest"], "--model is 'forest'; it must be auto or gp or ensemble"),
     (["train", "pendulum", "--steps", "many"], "--steps is 'many'; it must be a whole number."),

@@ -72,7 +72,10 @@ TYPOS = [
         "--algorithm is '1.5'; it must be v0.5 or v1.0 or v1.5 or v2.0 or local or dyna or trpo. The nearest is v1.5.",
     ),
     ([*PENDULUM, "--algorithm", "V15"], "--algorithm is 'V15'; it must be"),
-    ([*PENDULUM, "--planner", "ICEM"], "--planner is 'ICEM'; it must be shooting or cem or icem or mppi or ilqr."),
+    (
+        [*PENDULUM, "--planner", "ICEM"],
+        "--planner is 'ICEM'; it must be shooting or cem or icem or mppi or ilqr or mcts.",
+    ),
     ([*PENDULUM, "--planner="], "--planner is ''; it must be"),
     ([*PENDULUM, "--planner"], "--planner needs a value."),
     ([*PENDULUM, "--steps", "1k"], "--steps is '1k'; it must be a whole number."),

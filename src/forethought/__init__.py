@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from forethought.planners.cem import CEM
     from forethought.planners.icem import ICEM
     from forethought.planners.ilqr import ILQR
+    from forethought.planners.mcts import MCTS
     from forethought.planners.mpc import MPC
     from forethought.planners.mppi import MPPI
     from forethought.planners.shooting import RandomShooting
@@ -113,6 +114,7 @@ _WHERE = {
     "planners.cem": ("CEM",),
     "planners.icem": ("ICEM",),
     "planners.ilqr": ("ILQR",),
+    "planners.mcts": ("MCTS",),
     "planners.mpc": ("MPC",),
     "planners.mppi": ("MPPI",),
     "planners.shooting": ("RandomShooting",),
@@ -130,6 +132,7 @@ __all__ = [
     "CEM",
     "ICEM",
     "ILQR",
+    "MCTS",
     "MPC",
     "MPPI",
     "V05",

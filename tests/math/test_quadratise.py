@@ -38,6 +38,7 @@ rng = np.random.default_rng(0)
 SHAPES = {
     "Pendulum-v1": (3, 1),
     "MountainCarContinuous-v0": (2, 1),
+    "MountainCar-v0": (2, 3),
     "CartPole-v1": (4, 2),
     "Acrobot-v1": (6, 3),
     "InvertedPendulum-v5": (4, 1),

@@ -15,6 +15,7 @@ from forethought import (
     CEM,
     ICEM,
     ILQR,
+    MCTS,
     MPPI,
     V05,
     V10,
@@ -61,7 +62,7 @@ DEFAULTS: dict[str, Any] = {
     type(each).__name__: each
     for each in (
         *(Experiment("pendulum"), Guard(), Until(), V05(), V10(), V15(), Imagination(), EnsembleLearner()),
-        *(RandomShooting(), CEM(), ICEM(), MPPI(), ILQR(), Local(), ColouredPolicy(LIMITS)),
+        *(RandomShooting(), CEM(), ICEM(), MPPI(), ILQR(), MCTS(), Local(), ColouredPolicy(LIMITS)),
         *(AutoLearner(), GPLearner(), NetworkLearner(), MDNLearner(), GMMLearner(), LinearLearner()),
         *(V20(), Improve(), ValueLearner(), Dyna(), SoftActorCritic(), TrustRegion()),
         *(InitialController(), Guide(), KnownLearner(lambda x, u: x)),

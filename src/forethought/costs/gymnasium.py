@@ -78,6 +78,29 @@ class MountainCarContinuousCost(AbstractCost):
         return ~((y[0] >= 0.45) & (y[1] >= self.goal_velocity))
 
 
+class MountainCarCost(AbstractCost):
+    """MountainCar-v0: c = 1 for every step, the last one included; the goal, y[0] >= 0.5 and y[1] >= goal_velocity,
+    ends the episode.
+
+    y = [position, velocity].  Exact.
+    """
+
+    goal_velocity: float = eqx.field(static=True, default=0.0)
+    extras: int = eqx.field(static=True, default=0, init=False)
+
+    def stage(self, x: State, u: Action, y: Float[Array, " k"], t: Time) -> Scalar:
+        """1."""
+        del u, t
+        return finite_or_nan(jnp.ones((), x.dtype), y[:2])
+
+    def terminal(self, x: State) -> Scalar:
+        return zero(x)
+
+    def alive(self, y: Float[Array, " k"]) -> Flag:
+        """False at the goal."""
+        return ~((y[0] >= 0.5) & (y[1] >= self.goal_velocity))
+
+
 class CartPoleCost(AbstractCost):
     """CartPole-v1: c = -1 for every step, the last one included; the episode ends when |p| > 2.4 m or |th| > 12 deg.
 

@@ -7,7 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from forethought.core import AbstractCost
-from forethought.costs.gymnasium import AcrobotCost, CartPoleCost, MountainCarContinuousCost, PendulumCost
+from forethought.costs.gymnasium import (
+    AcrobotCost,
+    CartPoleCost,
+    MountainCarContinuousCost,
+    MountainCarCost,
+    PendulumCost,
+)
 from forethought.costs.gymnasium_locomotion import HalfCheetahCost, HopperCost, SwimmerCost, Walker2dCost
 from forethought.costs.gymnasium_mujoco import (
     InvertedDoublePendulumCost,
@@ -20,6 +26,7 @@ from forethought.costs.reaching import PegInsertionCost
 KNOWN: dict[str, type[AbstractCost]] = {
     "Pendulum-v1": PendulumCost,
     "MountainCarContinuous-v0": MountainCarContinuousCost,
+    "MountainCar-v0": MountainCarCost,
     "CartPole-v1": CartPoleCost,
     "Acrobot-v1": AcrobotCost,
     "InvertedPendulum-v5": InvertedPendulumCost,

@@ -75,7 +75,7 @@ def _advance(
 ) -> _Tally:
     """N plans one step further in one belief; they share the random numbers of the step."""
     u, h, key = inputs
-    each_plan = jax.vmap(functools.partial(_step, noise=noise), in_axes=(None, None, 0, 0, None, None))
+    each_plan = jax.vmap(functools.partial(transition, noise=noise), in_axes=(None, None, 0, 0, None, None))
     y, cost, lives = each_plan(dynamics, problem.cost, now.x, u, problem.t0 + h, key)
     weight = jnp.float32(problem.discount) ** h.astype(jnp.float32)
     # Where an episode has ended nothing is added, not even a NaN times zero.
@@ -134,7 +134,7 @@ def _shuffled(
     return jax.vmap(lambda e: _closed(problem, e, us.shape[0]))(end)
 
 
-def _step(
+def transition(
     dynamics: AbstractDynamics, cost: AbstractCost, x: State, u: Action, t: Time, key: RandomKey, *, noise: bool
 ) -> tuple[Float[Array, " k"], Scalar, Flag]:
     """One imagined transition, its cost, and whether the episode goes on."""
@@ -166,12 +166,7 @@ def appraise(how: Imagination, problem: Problem, z: Float[Array, "N H d"], key: 
     particle passes through every belief, so that one sick belief makes all particles sick.
     """
     k_draw, k_roll = jr.split(key)
-    if how.propagation == "mean" or (how.propagation == "auto" and how.risk == 0.0 and _has_one_way(problem)):
-        known = needed(how, problem.dynamics)
-        how = dataclasses.replace(how, particles=1, propagation="ts-inf", noise=False)
-        dynamics = jax.tree.map(lambda leaf: leaf[None] if eqx.is_array(leaf) else leaf, known)
-    else:
-        dynamics = problem.dynamics.draw(k_draw, how.particles)
+    how, dynamics = beliefs(how, problem, k_draw)
     us = jax.vmap(jax.vmap(problem.actions.decode))(z)
     each = imagine(how, dynamics, problem, us, k_roll)
     healthy = jnp.any(jnp.isfinite(each), axis=1)
@@ -179,6 +174,20 @@ def appraise(how: Imagination, problem: Problem, z: Float[Array, "N H d"], key: 
     costs = jnp.where(jnp.isfinite(total), total, jnp.inf)
     left_out = jnp.sum(~healthy, dtype=jnp.int32)
     return Scored(costs, left_out, jnp.isfinite(costs[0]) & jnp.all(costs == costs[0]))
+
+
+def certain(how: Imagination, problem: Problem) -> bool:
+    """Whether plans are tried out in one belief without noise: then a sequence of actions has one outcome."""
+    return how.propagation == "mean" or (how.propagation == "auto" and how.risk == 0.0 and _has_one_way(problem))
+
+
+def beliefs(how: Imagination, problem: Problem, key: RandomKey) -> tuple[Imagination, AbstractDynamics]:
+    """What plans are tried out in: the drawn models, stacked, and the settings with "auto" decided."""
+    if certain(how, problem):
+        known = needed(how, problem.dynamics)
+        how = dataclasses.replace(how, particles=1, propagation="ts-inf", noise=False)
+        return how, jax.tree.map(lambda leaf: leaf[None] if eqx.is_array(leaf) else leaf, known)
+    return how, problem.dynamics.draw(key, how.particles)
 
 
 def needed(how: Imagination, dynamics: AbstractDynamics) -> AbstractDynamics:
@@ -248,7 +257,7 @@ def branch(
     def one(belief: AbstractDynamics, x: State, key: RandomKey) -> tuple[Transitions, Flag]:
         k_act, k_next = jr.split(key)
         z = choose(x, k_act)
-        y, price, lives = _step(belief, cost, x, decode(z), jnp.zeros((), jnp.int32), k_next, noise=True)
+        y, price, lives = transition(belief, cost, x, decode(z), jnp.zeros((), jnp.int32), k_next, noise=True)
         sound = jnp.all(jnp.isfinite(y)) & jnp.isfinite(price) & jnp.all(jnp.isfinite(z))
         return Transitions(x, z, price.astype(jnp.float32), y[:n], ~lives), sound
 

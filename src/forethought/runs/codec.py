@@ -38,6 +38,7 @@ from forethought.models.value import ValueLearner
 from forethought.planners.cem import CEM
 from forethought.planners.icem import ICEM
 from forethought.planners.ilqr import ILQR
+from forethought.planners.mcts import MCTS
 from forethought.planners.mppi import MPPI
 from forethought.planners.shooting import RandomShooting
 from forethought.policies.excitation import ColouredPolicy, RandomPolicy
@@ -65,6 +66,7 @@ KINDS: dict[str, type] = {
         ILQR,
         CEM,
         MPPI,
+        MCTS,
         RandomShooting,
         Imagination,
         AutoLearner,

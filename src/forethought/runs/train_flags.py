@@ -29,6 +29,7 @@ from forethought.models.plain import NetworkLearner
 from forethought.planners.cem import CEM
 from forethought.planners.icem import ICEM
 from forethought.planners.ilqr import ILQR
+from forethought.planners.mcts import MCTS
 from forethought.planners.mppi import MPPI
 from forethought.planners.shooting import RandomShooting
 from forethought.runs.experiment import Experiment
@@ -44,7 +45,14 @@ ALGORITHMS: dict[str, type] = {
     "dyna": Dyna,
     "trpo": TrustRegion,
 }
-PLANNERS: dict[str, type] = {"shooting": RandomShooting, "cem": CEM, "icem": ICEM, "mppi": MPPI, "ilqr": ILQR}
+PLANNERS: dict[str, type] = {
+    "shooting": RandomShooting,
+    "cem": CEM,
+    "icem": ICEM,
+    "mppi": MPPI,
+    "ilqr": ILQR,
+    "mcts": MCTS,
+}
 MODELS: dict[str, type] = {
     "auto": AutoLearner,
     "gp": GPLearner,
@@ -106,7 +114,7 @@ def parse_train(argv: Sequence[str]) -> Train:
 TRAIN = """Learn a controller. TASK is a Gymnasium id, module:id, the name of a classic task, or a file of your own that
 defines experiment = Experiment(...).
 
---algorithm {v0.5,v1.0,v1.5,v2.0,local,dyna,trpo}  --planner {shooting,cem,icem,mppi,ilqr}
+--algorithm {v0.5,v1.0,v1.5,v2.0,local,dyna,trpo}  --planner {shooting,cem,icem,mppi,ilqr,mcts}
 --model {auto,gp,ensemble,network,mdn,gmm,linear}
 choose the classes; their settings are flags below. --planner.X is short for --algorithm.planner.X, and --model.X for
 --algorithm.learner.X. --proposal policy and --terminal value train a policy beside the model of v1.5: it proposes to

@@ -247,6 +247,23 @@ RULES: dict[str, Rules] = {
         "shrink": POSITIVE_SHARE,
         "effective": POSITIVE_SHARE,
     },
+    "MCTS": {
+        "imagination": _IMAGINATION,
+        "search": OneOf(("puct", "gumbel")),
+        "simulations": Number(whole=True, low=1, high=10**5),
+        "exploration": POSITIVE,
+        "hold": Number(whole=True, low=1, high=10**4),
+        "candidates": Number(whole=True, low=1, high=1000),
+        "widening": POSITIVE,
+        "widening_power": SHARE,
+        "draws": Number(whole=True, low=1, high=1000),
+        "draws_power": SHARE,
+        "rollouts": Number(whole=True, low=1, high=10**4),
+        "rollout_steps": NATURAL,
+        "sequences": Number(whole=True, low=2, high=10**5),
+        "beta": NOT_NEGATIVE,
+        "narrowest": POSITIVE_SHARE,
+    },
     "Imagination": {
         "particles": SIZE,
         "propagation": OneOf(("auto", "mean", "ts-inf", "ts-1")),
@@ -306,6 +323,8 @@ AT_MOST: tuple[tuple[str, str, str], ...] = (
     ("CEM", "elites", "samples"),
     ("ICEM", "elites", "samples"),
     ("ICEM", "kept", "elites"),
+    ("MCTS", "rollouts", "sequences"),
+    ("MCTS", "candidates", "sequences"),
     ("AutoLearner", "few", "many"),
 )
 """Fields of one class that must not exceed another field of it."""
