@@ -97,6 +97,7 @@ def unroll(
     x0: State,
     keys: Key[jax.Array, " H"],
     stretch: Stretch,
+    *,
     bumps: Float[Array, "H n"] | None = None,
 ) -> Rolled:
     """One rollout of a policy in one belief, with the model's own noise.
@@ -150,7 +151,7 @@ def pathwise(
     bumps = jnp.zeros((keys.shape[1], starts.shape[1]), starts.dtype)
 
     def one(belief: AbstractDynamics, x0: State, keys: jax.Array) -> tuple:
-        price = lambda trained, bumps: unroll(parts.whole(trained), belief, cost, x0, keys, stretch, bumps).cost
+        price = lambda trained, bumps: unroll(parts.whole(trained), belief, cost, x0, keys, stretch, bumps=bumps).cost
         return jax.value_and_grad(price, argnums=(0, 1))(parts.trained, bumps)
 
     value, (slopes, adjoints) = each_particle(one, beliefs, starts, keys)
