@@ -9,6 +9,7 @@ import jax.random as jr
 import numpy as np
 import pytest
 
+from forethought.algorithms.globally import V15
 from forethought.core import AbstractDynamics, AbstractPolicy, Problem
 from forethought.costs.quadratic import Quadratic
 from forethought.costs.terminal import TerminalValue
@@ -19,6 +20,7 @@ from forethought.planners.ilqr import ILQR
 from forethought.planners.mpc import MPC, Planning
 from forethought.planners.mppi import MPPI
 from forethought.planners.proposed import Proposed, followed
+from forethought.tasks import task
 from forethought.types import Box, UserError
 
 H = 12
@@ -130,3 +132,6 @@ def test_as_a_controller_it_compiles_once_and_a_value_closes_its_horizon() -> No
 def test_ilqr_has_no_mean_to_begin_at() -> None:
     with pytest.raises(UserError, match="a policy proposes to cem, icem or mppi"):
         Proposed(ILQR(), GOOD).init(problem())
+    # Before anything is tried on the machine.
+    with pytest.raises(UserError, match="ILQR has no mean"):
+        V15(ILQR(), proposal="policy").init(task("pendulum"), jr.key(0))

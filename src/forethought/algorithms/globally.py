@@ -171,8 +171,15 @@ class V15(AbstractAlgorithm):
     """How that policy and its value are trained, on real and imagined transitions, where one of them is asked for."""
 
     def init(self, task: Task, key: RandomKey) -> RunState:
-        """No data yet."""
-        return self._trainer().init(task, key) if self._trains() else unfitted(self.learner, task, key)
+        """No data yet.  Raises `UserError` for a proposal to a planner that cannot take one."""
+        if not self._trains():
+            return unfitted(self.learner, task, key)
+        state = self._trainer().init(task, key)
+        if self.proposal == "policy":
+            asked = Proposed(self.planner, self._trainer().policy(task, state))
+            start = jnp.zeros((task.spec.n,), jnp.float32), jnp.zeros((), jnp.int32)
+            asked.init(planning(self, task, state, self.horizon).problem(*start))
+        return state
 
     def step(self, task: Task, state: RunState, limit: int) -> tuple[RunState, Metrics]:
         """Algorithm 3 of the lecture: one round of its outer loop."""
