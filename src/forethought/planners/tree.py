@@ -133,7 +133,7 @@ def child(world: World, node: Node, slot: Int[Array, ""]) -> tuple[Node, Array, 
     it, and is never chosen again.  Where the episode has ended the discount and all that follows are 0.
     """
     it, shape = world.problem, world.shape
-    key = jr.fold_in(jr.wrap_key_data(node.seed), slot)
+    key = jr.fold_in(jr.wrap_key_data(jnp.asarray(node.seed)), slot)
     k_belief, k_steps, k_rest, k_below = jr.split(key, 4)
     action, outcome = slot // shape.outcomes, slot % shape.outcomes
     z = option(world, node, action)
