@@ -44,7 +44,8 @@ class MCTS(AbstractPlanner[Searched]):
     episode has ended nothing more is charged.
 
     The plan is, in a certain model, the cheapest sequence of actions that was met; otherwise the root's action of the
-    best mean, of those with at least the root of the most visits, and after it the cheapest sequence that goes on.
+    best mean, of those with at least half the square root of the most visits, and after it the cheapest sequence that
+    goes on.
     Needs the package mctx: pip install 'forethought[search]'.
     """
 
@@ -181,7 +182,7 @@ def grow(world: World, key: RandomKey) -> Grown:
     tree = jax.tree.map(lambda leaf: leaf[0], tree)
     known = row(tree, jnp.zeros((), jnp.int32), shape)
     # The most visited is late to notice that it was lucky in its first draws; the best of all may still be lucky.
-    often = (known.visits > 0) & (known.visits**2 >= jnp.max(known.visits))
+    often = (known.visits > 0) & (4 * known.visits**2 >= jnp.max(known.visits))
     used = tree.node_visits > 0
     nodes = eqx.tree_at(lambda n: n.total, tree.embeddings, jnp.where(used, tree.embeddings.total, jnp.inf))
     return Grown(nodes, used, known, jnp.argmax(jnp.where(often, known.q, -jnp.inf)).astype(jnp.int32))

@@ -69,8 +69,8 @@ class World(eqx.Module):
 
     @property
     def one_way(self) -> bool:
-        """Whether an action has one outcome only."""
-        return self.shape.outcomes == 1
+        """Whether an action has one outcome only: one belief, without noise."""
+        return self.how.particles == 1 and not self.how.noise
 
 
 class Node(eqx.Module):
