@@ -355,7 +355,7 @@ def test_outcomes_grow_with_visits() -> None:
 def test_a_point_goes_where_it_should(kind, std) -> None:
     """Planned again and again from where the last plan ended; a certain plan never becomes worse."""
     how = CERTAIN if std == 0.0 else Imagination(particles=4, propagation="ts-inf")
-    planner, problem = MCTS(how, kind, sequences=128, beta=0.5), point(std=std)
+    planner, problem = MCTS(how, kind, simulations=32, rollouts=4, sequences=64, beta=0.5), point(std=std)
 
     @eqx.filter_jit
     def again(planner, problem, key):
@@ -377,13 +377,14 @@ def test_a_point_goes_where_it_should(kind, std) -> None:
 @pytest.mark.parametrize(("kind", "how"), [("gumbel", CERTAIN), ("puct", DICE)])
 def test_what_is_not_finite_never_wins(kind, how) -> None:
     """The model breaks beyond 0.2; 0.3 is where one would like to be."""
-    plan, warm = solve(MCTS(how, kind), stacked([point(edge=0.2)] * 8), keys(8))
+    planner = MCTS(how, kind, simulations=32, rollouts=4, sequences=32)
+    plan, warm = solve(planner, stacked([point(edge=0.2)] * 3), keys(3))
     assert np.all(plan.ok)
     reached = np.cumsum(np.asarray(plan.policy.us)[:, :, 0], axis=1)
     assert np.all(reached <= 0.2 + 1e-6)
     nodes = np.asarray(plan.metrics["nodes"])
-    assert np.all((nodes > 1) & (nodes < 65)), "some branches were sick, or the test says nothing"
-    plan, warm = solve(MCTS(how, kind), stacked([point(edge=-1e9)] * 8), keys(8))
+    assert np.all((nodes > 1) & (nodes < 33)), "some branches were sick, or the test says nothing"
+    plan, warm = solve(planner, stacked([point(edge=-1e9)] * 3), keys(3))
     assert not np.any(plan.ok)
     assert np.all(np.isinf(np.asarray(plan.cost)))
     np.testing.assert_array_equal(plan.policy.us, 0.0)
