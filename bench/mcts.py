@@ -64,10 +64,13 @@ def theirs(planner: MCTS, problem: Problem, key: Any) -> Any:
     first = root(world, key)
     value, node = -first.value[None], jax.tree.map(lambda leaf: leaf[None], first)
     start = mctx.RootFnOutput(prior_logits=jnp.zeros((1, problem.actions.d), jnp.float32), value=value, embedding=node)
+    # The same horizon: beyond it a tree would only be deeper, not wiser.
+    same: Any = {"num_simulations": planner.simulations, "max_depth": problem.horizon}
     if planner.search == "puct":
-        found = mctx.muzero_policy(world, key, start, expand, planner.simulations, dirichlet_fraction=0.0)
+        noise = {"dirichlet_fraction": 0.0, "pb_c_init": planner.exploration}
+        found = mctx.muzero_policy(world, key, start, expand, **same, **noise)
     else:
-        found = mctx.gumbel_muzero_policy(world, key, start, expand, planner.simulations)
+        found = mctx.gumbel_muzero_policy(world, key, start, expand, **same)
     return found.action, found.action_weights
 
 
