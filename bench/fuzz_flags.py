@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import io
 import itertools
 import json
@@ -93,7 +94,8 @@ def algorithm_of(random: np.random.Generator) -> tuple[AbstractAlgorithm, list[s
     for flag, table in (("--algorithm", ALGORITHMS), ("--planner", PLANNERS), ("--model", MODELS)):
         if random.random() < 0.5:
             chosen[flag] = str(random.choice(list(table)))
-    if chosen.get("--algorithm") == "local":
+    algorithm = ALGORITHMS[chosen["--algorithm"]] if "--algorithm" in chosen else None
+    if algorithm is not None and "planner" not in {f.name for f in dataclasses.fields(algorithm)}:
         chosen.pop("--planner", None)  # it has none, and says so
     words = [part for pair in chosen.items() for part in pair]
     return choose(Experiment("").algorithm, chosen), words
