@@ -180,7 +180,7 @@ def process():
     return fitted.model, where_episodes_were(state.data)[0], target
 
 
-@pytest.mark.parametrize("form", ["rbf", "linear"])
+@pytest.mark.parametrize("form", [pytest.param("rbf", marks=pytest.mark.slow), "linear"])
 def test_the_gradient_by_moments_is_that_of_finite_differences(process, form) -> None:
     model, began, target = process
     stretch = Stretch(jnp.asarray(5, jnp.int32), jnp.ones((), jnp.float32), jnp.ones((2,), jnp.float32))
@@ -196,6 +196,7 @@ def test_the_gradient_by_moments_is_that_of_finite_differences(process, form) ->
         assert float(slope[i]) == pytest.approx((up - down) / 2e-3, rel=1e-3, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_beliefs_lead_to_a_policy_that_works(process) -> None:
     model, began, target = process
     stretch = Stretch(jnp.asarray(20, jnp.int32), jnp.ones((), jnp.float32), jnp.ones((2,), jnp.float32))

@@ -221,6 +221,7 @@ def test_a_condition_whose_rollouts_are_not_finite_keeps_its_controller(cart) ->
     assert metrics["local_status"][0] == KLStatus.SOLVED.name.lower()
 
 
+@pytest.mark.slow
 def test_guided_policy_search_ends_in_one_network_for_all_starts(cart) -> None:
     """The network alone does what the controllers came to; bench/local_learning.py asks it from other starts."""
     loud, guide = InitialController(std=0.3), Guide(on=True, gradient_steps=2000)

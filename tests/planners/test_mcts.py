@@ -249,7 +249,7 @@ class Members(AbstractDynamics):
 # The end of an episode.
 
 
-@pytest.mark.parametrize("how", [CERTAIN, DICE], ids=["certain", "dice"])
+@pytest.mark.parametrize("how", [pytest.param(CERTAIN, marks=pytest.mark.slow), DICE], ids=["certain", "dice"])
 def test_nothing_is_charged_after_the_end(how) -> None:
     """Action 1 ends the episode with reward 0.7; going on pays 0.4, 0.4, 0.4 and what the terminal cost says."""
     go = [[1, 3], [1, 3], [2, 3], [3, 3]]
@@ -332,7 +332,9 @@ def search(planner, problem, key):
     return grow(World(problem, how, dynamics, pool, planner._shape(problem, how)), key)
 
 
-@pytest.mark.parametrize(("k", "power", "how"), [(2.0, 0.25, CERTAIN), (1.0, 0.5, DICE)])
+@pytest.mark.parametrize(
+    ("k", "power", "how"), [pytest.param(2.0, 0.25, CERTAIN, marks=pytest.mark.slow), (1.0, 0.5, DICE)]
+)
 def test_progressive_widening(k, power, how) -> None:
     """After N visits a node has ceil(k N^a) children, as far as there are candidates."""
     planner = MCTS(how, simulations=25, candidates=10, widening=k, widening_power=power, rollouts=2, sequences=16)
@@ -351,7 +353,7 @@ def test_outcomes_grow_with_visits() -> None:
     assert all(np.ptp(row[row > 0]) <= 1 + row.sum() // 12 for row in spread), "none is looked into much more often"
 
 
-@pytest.mark.parametrize(("kind", "std"), [("puct", 0.0), ("gumbel", 0.05)])
+@pytest.mark.parametrize(("kind", "std"), [("puct", 0.0), pytest.param("gumbel", 0.05, marks=pytest.mark.slow)])
 def test_a_point_goes_where_it_should(kind, std) -> None:
     """Planned again and again from where the last plan ended; a certain plan never becomes worse."""
     how = CERTAIN if std == 0.0 else Imagination(particles=4, propagation="ts-inf")

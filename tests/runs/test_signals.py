@@ -49,7 +49,7 @@ def test_a_run_that_was_asked_to_stop_goes_on_as_if_it_had_not(tmp_path, signals
     process = begin(tmp_path / "run")
     for number in signals:
         process.send_signal(number)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=180)
     assert process.returncode == status, err
     assert says in err
     assert "Traceback" not in err

@@ -38,9 +38,9 @@ def straight(tmp_path_factory):
     return experiment(tmp_path_factory.mktemp("v20") / "run").run().run
 
 
-@pytest.mark.parametrize("at", [5, 26, 38])
+@pytest.mark.parametrize("at", [5, 26])
 def test_a_killed_run_is_the_same_run(straight, tmp_path, monkeypatch, fragile, at):
-    """In the first episode, after an improvement in mid-episode, and later."""
+    """In the first episode, and after an improvement in mid-episode."""
     fragile.plan_fault(at, KeyboardInterrupt())
     with monkeypatch.context() as patch:
         patch.setattr(Loop, "rescue", lambda self, error: None)
