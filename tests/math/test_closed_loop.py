@@ -149,12 +149,10 @@ def test_a_particle_that_is_not_finite_does_not_reach_the_mean() -> None:
     others = np.array([i for i in range(P) if i != 3])
     for method in (pathwise, total_propagation):
         slope, health = method(parts(), sick, COST, starts, keys, stretch())
-        assert int(health.lost) == (1 if method is pathwise else int(health.lost)) >= 1
-        assert np.isfinite(np.asarray(slope.K)).all()
-    few = jax.tree.map(lambda v: v[others], good)
-    wanted, _ = pathwise(parts(), few, COST, starts[others], keys[others], stretch())
-    slope, _ = pathwise(parts(), sick, COST, starts, keys, stretch())
-    np.testing.assert_allclose(slope.K, wanted.K, rtol=1e-5)
+        assert int(health.lost) == 1
+        few = jax.tree.map(lambda v: v[others], good)
+        wanted, _ = method(parts(), few, COST, starts[others], keys[others], stretch())
+        np.testing.assert_allclose(slope.K, wanted.K, rtol=1e-4)
 
 
 class Leaving(AbstractCost):

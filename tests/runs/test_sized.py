@@ -13,7 +13,20 @@ import pytest
 from safetensors.numpy import load_file
 
 import forethought
-from forethought import ICEM, V15, AutoLearner, EnsembleLearner, GPLearner, Imagination, UserError, evaluate
+from forethought import (
+    ICEM,
+    V15,
+    V20,
+    AutoLearner,
+    Dyna,
+    EnsembleLearner,
+    GPLearner,
+    Imagination,
+    Local,
+    TrustRegion,
+    UserError,
+    evaluate,
+)
 from forethought.runs.checkpoint import numbered, read, restore
 from forethought.runs.experiment import open_run
 from small import recipe
@@ -148,3 +161,23 @@ def test_a_file_of_another_learner_is_refused(gp) -> None:
     template = again.algorithm.init(again.make_task(), jr.key(0))
     with pytest.raises(UserError, match=r"fitted\.model\.paths\.weights is float64\[2, .* must be float64\[3, "):
         restore(read(numbered(gp.whole / "checkpoints")[-1]), template)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "part"),
+    [
+        (Local(learner=GP), "prior"),
+        (V20(learner=GP), "inner"),
+        (TrustRegion(learner=GP), "inner"),
+        (Dyna(learner=GP), "inner"),
+    ],
+)
+def test_a_state_that_holds_a_growing_model_grows_with_it(algorithm, part) -> None:
+    """Otherwise its checkpoint could be written, and never read again."""
+    state = algorithm.init(forethought.task("pendulum"), jr.key(0)).fitted
+    room = {"model.centres": (3, 4, 256), "model.frame.centres": (3, 4, 128)}
+    wanted = getattr(state, part).resized(room)
+    assert wanted.model.size == 256 != getattr(state, part).model.size
+    grown = state.resized({f"{part}.{name}": shape for name, shape in room.items()} | {"gains.K": (4, 200, 1, 3)})
+    shapes = lambda tree: [leaf.shape for leaf in jax.tree.leaves(tree)]
+    assert shapes(getattr(grown, part)) == shapes(wanted)

@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from forethought.algorithms.soft_actor_critic import Agent, CostToGo, SoftActorCritic, in_units
-from forethought.algorithms.turn import base_policy, execute, learn, resized_part
+from forethought.algorithms.turn import base_policy, execute, learn_inside, resized_part
 from forethought.core import (
     AbstractAlgorithm,
     AbstractCost,
@@ -195,8 +195,8 @@ class Dyna(AbstractAlgorithm):
         """The model, if there is one, and the units in which the actor-critic sees the world."""
         fitted, told = state.fitted, {}
         if self._imagines():
-            inner, told = learn(self.learner, dataclasses.replace(state, fitted=fitted.inner))
-            state, fitted = inner, dataclasses.replace(fitted, inner=inner.fitted)
+            state, told = learn_inside(self.learner, state, "inner")
+            fitted = state.fitted
         data = state.data
         inputs, unit = _units(_plain(task.spec), data.x, data.reward, usable(data, 1))
         # The unit of cost stays what it was at first: what the critics have learned is in it.

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
@@ -40,8 +41,8 @@ from forethought.algorithms.trust_improve import (
     settle,
     update,
 )
-from forethought.algorithms.turn import execute, learn
-from forethought.core import AbstractAlgorithm, AbstractDynamics, AbstractFitted, AbstractLearner, RunState, Task
+from forethought.algorithms.turn import execute, learn_inside, resized_part
+from forethought.core import AbstractAlgorithm, AbstractDynamics, AbstractLearner, AbstractSized, RunState, Task
 from forethought.math.dataset import empty
 from forethought.math.imagined import Room, Starts
 from forethought.math.kl_dual import KLStatus
@@ -59,7 +60,7 @@ MARGIN = 0.1
 """How far imagined states may leave the ranges of the real ones, in shares of the range."""
 
 
-class TrustState(AbstractFitted):
+class TrustState(AbstractSized):
     """The policy, its value function, and the model that it may be improved in."""
 
     inner: Any
@@ -75,6 +76,10 @@ class TrustState(AbstractFitted):
     def model(self) -> AbstractDynamics:  # pyright: ignore[reportIncompatibleVariableOverride]
         """The learned model; never fitted if updates are real."""
         return self.inner.model
+
+    def resized(self, shapes: Mapping[str, tuple[int, ...]]) -> TrustState:
+        """With room for what the model has kept of its data."""
+        return resized_part(self, "inner", shapes)
 
 
 class _Search(NamedTuple):
@@ -181,9 +186,8 @@ class TrustRegion(AbstractAlgorithm):
 
     def _imagined(self, task: Task, state: RunState) -> tuple[RunState, Metrics]:
         """Fit the model, then update in it until it no longer helps in enough of the drawn models."""
-        inner, metrics = learn(self.learner, dataclasses.replace(state, fitted=state.fitted.inner))
-        fitted = dataclasses.replace(state.fitted, inner=inner.fitted)
-        state = dataclasses.replace(state, key=inner.key, fits=inner.fits, fitted=fitted)
+        state, metrics = learn_inside(self.learner, state, "inner")
+        fitted: TrustState = state.fitted
         key, k_judge, k_starts, k_random, k_updates = jr.split(state.key, 5)
         x, t = _states(state.data)
         room = _room(state.data)

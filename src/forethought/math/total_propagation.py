@@ -117,7 +117,9 @@ def _forward(given: _Given, belief: AbstractDynamics, x0: State, keys: Array) ->
 def _backward(given: _Given, beliefs: AbstractDynamics, carry: tuple, inputs: tuple) -> tuple[tuple, tuple]:
     """All particles one step back: their adjoints, their parameters' gradients so far, and the share of the ratio."""
     (adjoint, slopes), (at, go, h) = carry, inputs
-    others = (jnp.sum(go) - go) / max(go.shape[0] - 1, 1)
+    known = jnp.where(jnp.isfinite(go), go, 0.0)
+    # Of the others that are finite: one that is not says nothing about anybody else.
+    others = (jnp.sum(known) - known) / jnp.maximum(jnp.sum(jnp.isfinite(go)) - 1, 1)
     one = lambda belief, x, eta, counts, lives, a, advantage: _one_step(
         given, belief, (x, eta, h), (counts, lives), (a, advantage)
     )
@@ -156,8 +158,13 @@ def _one_step(
 
 
 def _variance(slopes: PyTree) -> Array:
-    """Trace of the covariance over particles."""
-    return sum((jnp.sum(jnp.var(leaf.astype(jnp.float32), axis=0)) for leaf in jax.tree.leaves(slopes)), jnp.float32(0))
+    """Trace of the covariance over the particles that are finite."""
+    leaves = [leaf.astype(jnp.float32).reshape(leaf.shape[0], -1) for leaf in jax.tree.leaves(slopes)]
+    flat = jnp.concatenate(leaves, axis=1)
+    sound = jnp.all(jnp.isfinite(flat), axis=1, keepdims=True)
+    flat, count = jnp.where(sound, flat, 0.0), jnp.maximum(jnp.sum(sound), 1)
+    off = jnp.where(sound, flat - jnp.sum(flat, axis=0) / count, 0.0)
+    return jnp.sum(off**2) / count
 
 
 def _gaussian(prediction: Any) -> tuple[Array, Array]:

@@ -187,7 +187,10 @@ def with_base(algorithm: AbstractAlgorithm, base: str, task: Task) -> AbstractAl
     if base == "random":
         return algorithm
     if getattr(algorithm, "base", None) is not None or "base" not in {f.name for f in dataclasses.fields(algorithm)}:
-        raise UserError(f"base is {base!r}, but {type(algorithm).__name__} has a base policy of its own or takes none.")
+        raise UserError(
+            f"base is {base!r}, but {type(algorithm).__name__} has a base policy of its own or takes none; it must be "
+            "random."
+        )
     if base == "coloured":
         policy: AbstractPolicy = ColouredPolicy(task.world.actions, steps=task.limit)
     elif not Path(base).is_dir():
