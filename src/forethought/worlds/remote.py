@@ -219,7 +219,9 @@ class RemoteEnv(gymnasium.Env):
         """How a process ended that does not answer any more, and its exit status."""
         if self._process is not process:
             return "its worker process was closed", process.kill()
-        alone = process.wait(PATIENCE)
+        # It has closed the connection, so it is ending: on a busy machine that may take a while, and how it ended is
+        # what a person wants to know.
+        alone = process.wait(5.0 * PATIENCE)
         status = process.kill()
         if not alone or status is None:
             return "its worker process closed the connection, and was killed", status
