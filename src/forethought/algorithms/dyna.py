@@ -74,7 +74,9 @@ class DynaState(AbstractSized):
 class Dyna(AbstractAlgorithm):
     """Soft actor-critic on real and imagined transitions."""
 
-    learner: AbstractLearner = EnsembleLearner(gradient_steps=500, batch=64, learning_rate=2e-3)
+    learner: AbstractLearner = EnsembleLearner(
+        width=128, depth=3, gradient_steps=2000, batch=64, learning_rate=1e-3, weight_decay=1e-5
+    )
     agent: SoftActorCritic = SoftActorCritic()
     base: AbstractPolicy | None = None
     """Who collects the first data; None: uniform random actions."""

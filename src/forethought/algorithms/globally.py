@@ -24,6 +24,7 @@ from jaxtyping import Int
 from forethought.algorithms.dyna import Dyna
 from forethought.algorithms.improve import Imagined, Improve, Improvement, improve, start_pool, where_episodes_were
 from forethought.algorithms.improve_moments import belief_problem, improve_moments
+from forethought.algorithms.shown import Show, improve_from_shown
 from forethought.algorithms.soft_actor_critic import SoftActorCritic
 from forethought.algorithms.turn import base_policy, execute, learn, learn_inside, resized_part
 from forethought.core import (
@@ -33,6 +34,7 @@ from forethought.core import (
     AbstractPlanner,
     AbstractPolicy,
     AbstractSized,
+    Problem,
     RunState,
     Task,
 )
@@ -40,16 +42,17 @@ from forethought.costs.terminal import TerminalValue
 from forethought.math.closed_loop import Stretch
 from forethought.math.dataset import empty
 from forethought.math.diagnosis import data_scale
-from forethought.math.rollout import Imagination, needed
+from forethought.math.rollout import Certain, Imagination, certain, needed
 from forethought.models.auto import AutoLearner
 from forethought.models.ensemble import EnsembleLearner
 from forethought.models.value import FittedValue
 from forethought.planners.icem import ICEM
+from forethought.planners.ilqr import ILQR
 from forethought.planners.mpc import MPC, Planning, PlanOnce
 from forethought.planners.proposed import Proposed
 from forethought.planners.standby import Safe
 from forethought.policies.actor import Actor, ActorPolicy, Form, init_actor, need_moments, placed
-from forethought.types import Array, Box, Metrics, RandomKey, UserError
+from forethought.types import Array, Box, Metrics, RandomKey, State, UserError
 
 
 def unfitted(learner: AbstractLearner, task: Task, key: RandomKey) -> RunState:
@@ -224,6 +227,8 @@ class PolicyState(AbstractSized):
     """The value function that closes the horizon, if one does."""
     length: Int[Array, ""]
     """Steps of the horizon that count."""
+    improved: Int[Array, ""]
+    """Rows of the data at the last improvement; 0 before the first."""
 
     @property
     def model(self) -> AbstractDynamics:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -245,17 +250,24 @@ class V20(AbstractAlgorithm):
     """Steps of the base policy before the first improvement, in whole pieces of `every` steps."""
     every: int = 100
     """Most steps between two improvements; at the end of an episode there is one in any case."""
-    form: Form = "network"
-    """The policy: network, rbf (radial basis functions) or linear."""
+    form: Form = "rbf"
+    """The policy: rbf (radial basis functions), network or linear."""
     width: int = 64
-    """Of the network's layers; with rbf, how many functions there are."""
+    """With rbf, how many functions there are; of a network, the width of its layers."""
     depth: int = 2
-    imagine: Literal["particles", "moments"] = "particles"
-    """particles: rollouts through drawn models; moments: Gaussian beliefs through a Gaussian process."""
+    planner: AbstractPlanner | None = ILQR(drives=1)
+    """Who shows a fresh policy what to do in the model, before each improvement; the better of it and the policy at
+    hand goes on.  None: nobody, and the first policy is a random one."""
+    plans: int = 4
+    """How many plans it shows, each from another start."""
+    imagine: Literal["auto", "mean", "particles", "moments"] = "auto"
+    """particles: rollouts through drawn models; mean: all through the model's average, with its noise, which dares
+    more; auto: mean where a prediction is one Gaussian, otherwise particles; moments: Gaussian beliefs through a
+    Gaussian process."""
     improve: Improve = Improve()
     iterations: int = 50
     """Of L-BFGS per improvement, with moments."""
-    visited: float = 0.5
+    visited: float = 0.2
     """Share of the imagined rollouts that start in any state of the data; the others start where episodes began."""
     noise: float = 0.0
     """Standard deviation of exploration, in half ranges."""
@@ -268,13 +280,13 @@ class V20(AbstractAlgorithm):
             raise UserError(f"{task.name} has discrete actions, and v2.0's policies are continuous: use v1.5 or dyna.")
         key, k_init, k_actor, k_value = jr.split(key, 4)
         zero = jnp.zeros((), jnp.int32)
-        actor = init_actor(task.spec, task.world.actions, self.form, (self.width, self.depth), k_actor)
+        actor = self._fresh(task, k_actor)
         if self.imagine == "moments":
             need_moments(actor)
         value = self.improve.value.init(task.spec, k_value) if self.improve.terminal == "value" else None
         length = jnp.full((), min(self.improve.horizon, task.limit), jnp.int32)
         inner = self.learner.init(task.spec, k_init)
-        fitted = PolicyState(inner, actor, value, length)  # pyright: ignore[reportCallIssue]
+        fitted = PolicyState(inner, actor, value, length, zero)  # pyright: ignore[reportCallIssue]
         return RunState(key, zero, zero, zero, empty(task.spec), fitted)
 
     def step(self, task: Task, state: RunState, limit: int) -> tuple[RunState, Metrics]:
@@ -282,8 +294,10 @@ class V20(AbstractAlgorithm):
         steps = min(limit, self.every)
         if int(state.data.count) < self.base_steps and limit > 0:
             return execute(base_policy(self.base, task), task, state, steps, grow=True)  # 1
-        state, fit = learn_inside(self.learner, state, "inner")  # 2
-        state, told = self._improved(task, state)  # 3
+        fit, told = {}, {}
+        if int(state.data.count) > int(state.fitted.improved):
+            state, fit = learn_inside(self.learner, state, "inner")  # 2
+            state, told = self._improved(task, state)  # 3
         state, run = execute(self._acting(state, self.noise), task, state, steps, grow=True)  # 4 5
         return state, fit | told | run
 
@@ -298,24 +312,45 @@ class V20(AbstractAlgorithm):
     def _acting(self, state: RunState, noise: float) -> ActorPolicy:
         return ActorPolicy(state.fitted.actor, jnp.full((), noise, jnp.float32))
 
+    def _fresh(self, task: Task, key: RandomKey) -> Actor:
+        assert isinstance(task.world.actions, Box)
+        return init_actor(task.spec, task.world.actions, self.form, (self.width, self.depth), key)
+
+    def _tried_in(self, model: AbstractDynamics, task: Task, x: State) -> AbstractDynamics:
+        """The model, or its average."""
+        problem = Problem(model, task.cost, task.world.actions, x, jnp.zeros((), jnp.int32), 1)
+        mean = self.imagine == "mean" or (self.imagine == "auto" and certain(Imagination(), problem))
+        return Certain(needed(Imagination(propagation="mean"), model)) if mean else model
+
     def _improved(self, task: Task, state: RunState) -> tuple[RunState, Metrics]:
         """Backpropagation through f into the policy."""
         key, k_place, k_pool, k_improve = jr.split(state.key, 4)
         fitted: PolicyState = state.fitted
         began, states = where_episodes_were(state.data)
-        actor = fitted.actor if int(state.fits) > 1 else placed(fitted.actor, states, k_place)
-        now = Improvement(actor, fitted.value, fitted.length)
+        first = int(fitted.improved) == 0
+        fresh = placed(fitted.actor if first else self._fresh(task, k_place), states, k_place)
+        now = Improvement(fresh if first else fitted.actor, fitted.value, fitted.length)
         scale = jnp.asarray(data_scale(states), jnp.float32)
         stretch = Stretch(fitted.length, jnp.full((), self.discount, jnp.float32), scale)
+        pool = start_pool(began, states, self.visited, scale, k_pool)
+        at = Imagined(self._tried_in(fitted.model, task, pool[0]), task.cost, pool, stretch)
+        horizon = min(self.improve.horizon, task.limit)
+
+        def improver(now: Improvement, part: int, key: RandomKey) -> tuple[Improvement, Metrics]:
+            if self.imagine == "moments":
+                problem = belief_problem(fitted.model, task.cost, began, stretch)
+                return improve_moments(now, problem, horizon, max(1, self.iterations // part))
+            how = dataclasses.replace(self.improve, gradient_steps=max(1, self.improve.gradient_steps // part))
+            return improve(how, now, at, task.limit, key)
+
         clock = time.perf_counter()
-        if self.imagine == "moments":
-            problem = belief_problem(fitted.model, task.cost, began, stretch)
-            now, told = improve_moments(now, problem, min(self.improve.horizon, task.limit), self.iterations)
+        if self.planner is None:
+            now, told = improver(now, 1, k_improve)
         else:
-            pool = start_pool(began, states, self.visited, k_pool)
-            now, told = improve(
-                self.improve, now, Imagined(fitted.model, task.cost, pool, stretch), task.limit, k_improve
-            )
+            show = Show(self.planner, self.plans, horizon, self.discount)
+            now, told = improve_from_shown(show, improver, now, fresh, at, k_improve)
         told["improve_seconds"] = time.perf_counter() - clock
-        fitted = dataclasses.replace(fitted, actor=now.actor, value=now.value, length=now.length)
+        fitted = dataclasses.replace(
+            fitted, actor=now.actor, value=now.value, length=now.length, improved=jnp.asarray(state.data.count)
+        )
         return dataclasses.replace(state, key=key, fitted=fitted), told

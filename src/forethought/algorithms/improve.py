@@ -30,6 +30,8 @@ ROUND = 25
 """Gradient steps between two looks at the health of the gradient."""
 POOL = 256
 """Start states that an improvement chooses from."""
+NEAR = 0.1
+"""Standard deviation of imagined beginnings around real ones, in the spread of the data."""
 JUDGES = 2
 """Judging takes so many times the particles of a gradient step."""
 EXPLODES = 1e5
@@ -82,7 +84,7 @@ def descend(
     One model is drawn per rollout, and anew at every step; the gradient is averaged over rollouts before it is clipped.
     A step that would not be finite is not taken.
     """
-    trained, fixed = eqx.partition(actor, _trained(actor))
+    trained, fixed = eqx.partition(actor, trained_leaves(actor))
     optimiser = _optimiser(how)
     estimate = pathwise if how.estimator == "pathwise" else _total(actor)
 
@@ -105,7 +107,7 @@ def _total(actor: Actor) -> Any:
     return lambda *args: total_propagation(*args, angles=actor.spec.angles)
 
 
-def _trained(actor: Actor) -> Any:
+def trained_leaves(actor: Actor) -> Any:
     """Which leaves training changes: those of the body."""
     none = jax.tree.map(lambda _: False, actor)
     return eqx.tree_at(lambda a: a.body, none, jax.tree.map(eqx.is_inexact_array, actor.body))
@@ -117,7 +119,7 @@ def _optimiser(how: Descent) -> optax.GradientTransformation:
 
 def remember(actor: Actor, how: Descent) -> optax.OptState:
     """The optimiser's memory before the first step."""
-    return _optimiser(how).init(eqx.filter(actor, _trained(actor)))
+    return _optimiser(how).init(eqx.filter(actor, trained_leaves(actor)))
 
 
 def _finite(tree: Any) -> Array:
@@ -179,7 +181,7 @@ class Improve(eqx.Module):
     """Steps that a rollout imagines, at most those of an episode."""
     particles: int = 32
     """Rollouts per gradient step."""
-    gradient_steps: int = 500
+    gradient_steps: int = 300
     """Per improvement."""
     learning_rate: float = 0.01
     clip: float = 1.0
@@ -337,11 +339,20 @@ def where_episodes_were(data: Dataset) -> tuple[Float[np.ndarray, "S n"], Float[
 
 
 def start_pool(
-    began: Float[np.ndarray, "S n"], states: Float[np.ndarray, "r n"], visited: float, key: RandomKey
+    began: Float[np.ndarray, "S n"],
+    states: Float[np.ndarray, "r n"],
+    visited: float,
+    scale: Float[Array, " n"],
+    key: RandomKey,
 ) -> Float[Array, "s n"]:
-    """POOL start states, that share of them out of all states, float32: of a fixed size, whatever the data."""
-    k_first, k_any = jr.split(key)
+    """POOL start states, float32: of a fixed size, whatever the data.
+
+    That share of them are any states that were visited; the others are near those that episodes began in, NEAR away in
+    units of `scale`: of a few episodes only a few beginnings are known, and the next one is another.
+    """
+    k_first, k_any, k_near = jr.split(key, 3)
     some = round(POOL * visited)
     first = began[np.asarray(jr.randint(k_first, (POOL - some,), 0, len(began)))]
     other = states[np.asarray(jr.randint(k_any, (some,), 0, len(states)))]
-    return jnp.asarray(np.concatenate([first, other]), jnp.float32)
+    near = NEAR * scale * jr.normal(k_near, first.shape, jnp.float32)
+    return jnp.concatenate([jnp.asarray(first, jnp.float32) + near, jnp.asarray(other, jnp.float32)])

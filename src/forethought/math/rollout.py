@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -198,6 +198,22 @@ def needed(how: Imagination, dynamics: AbstractDynamics) -> AbstractDynamics:
     """
     certain = how.propagation == "mean" or (how.propagation == "auto" and how.risk == 0.0)
     return dynamics.average() if certain and isinstance(dynamics, AbstractAveraged) else dynamics
+
+
+class Certain(AbstractDynamics):
+    """One belief, for as many particles as are asked for: what a model's drawn beliefs would say on average."""
+
+    inner: AbstractDynamics
+
+    def predict(self, x: State, u: Action, t: Time) -> Any:
+        """What the belief says."""
+        return self.inner.predict(x, u, t)
+
+    def draw(self, key: RandomKey, particles: int) -> Certain:
+        """Copies."""
+        del key
+        repeat = lambda leaf: jnp.broadcast_to(leaf, (particles, *leaf.shape)) if eqx.is_array(leaf) else leaf
+        return Certain(jax.tree.map(repeat, self.inner))
 
 
 def _has_one_way(problem: Problem) -> bool:
