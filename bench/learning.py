@@ -144,7 +144,7 @@ STUDIES: dict[str, Study] = {
     ),
     "mcts-pendulum": Study("Pendulum-v1", V15(MCTS(sequences=128)), (100, 200, 400), seeds=5),
     # Version 2.0: a policy improved in the Gaussian process; on the pendulum in trials of 50 steps
-    "swingup-v2.0": Study("cartpole-swingup", V20(GPLearner(), base_steps=60), SWINGUP[:6], seeds=20),
+    "swingup-v2.0": Study("cartpole-swingup", V20(GPLearner(), base_steps=60), SWINGUP[:5], seeds=20),
     "pendulum-v2.0": Study("Pendulum-v1", V20(GPLearner()), (100, 200), limit=50),
     # 1: the first flagship, and its ceiling
     "pendulum": Study("Pendulum-v1", FIRST, PENDULUM),
@@ -215,6 +215,8 @@ def run(study: Study, seed: int) -> dict[str, Any]:
             if "return" in metrics:
                 episodes.append(metrics["return"])
         held, _ = algorithm.step(target, state, 0)  # learn only: the controller held after this step
+        if isinstance(algorithm, V20):  # it does not learn twice from the same rows, so it may go on from here
+            state = held
         learning += time.perf_counter() - started
         policy = algorithm.policy(target, held)
         result = evaluate(judge, policy, jr.key(seed), judge.starts)

@@ -161,11 +161,18 @@ def test_starts_are_those_of_the_data() -> None:
     began, states = where_episodes_were(state.data)
     assert began.shape == (2, 2)
     assert states.shape == (14, 2)
-    pool = np.asarray(start_pool(began, states, 0.25, jr.key(1)))
-    firsts = np.isin(pool[:, 0], np.asarray(began[:, 0], np.float32))
+    scale = np.array([0.5, 2.0], np.float32)
+    pool = np.asarray(start_pool(began, states, 0.25, scale, jr.key(1)))
+    first, other = np.split(pool, [verb.POOL * 3 // 4])
+    assert verb.beginnings(0.25) == verb.POOL * 3 // 4
     assert pool.shape == (verb.POOL, 2)
-    assert firsts[: verb.POOL * 3 // 4].all()
-    assert not firsts[verb.POOL * 3 // 4 :].all()
+    off = np.min(np.abs(first[:, None] - np.asarray(began, np.float32)[None]).max(axis=2), axis=1)
+    assert 0.0 < off.max() < 5.0 * verb.NEAR * 2.0
+    nearest = np.argmin(np.abs(first[:, None] - np.asarray(began, np.float32)[None]).sum(axis=2), axis=1)
+    spread = np.std(first - np.asarray(began, np.float32)[nearest], axis=0) / scale
+    np.testing.assert_allclose(spread, verb.NEAR, rtol=0.3)
+    assert np.isin(other[:, 0], np.asarray(states[:, 0], np.float32)).all()
+    assert verb.beginnings(1.0) == 1
 
 
 @pytest.fixture(scope="module")
@@ -223,7 +230,7 @@ def acting(actor):
 def test_what_does_not_go_together_gets_a_sentence(process) -> None:
     target = task("double-integrator")
     with pytest.raises(UserError, match="whose moments have no closed form"):
-        V20(imagine="moments").init(target, jr.key(0))
+        V20(imagine="moments", form="network").init(target, jr.key(0))
     stretch = Stretch(jnp.asarray(5, jnp.int32), jnp.ones((), jnp.float32), jnp.ones((2,), jnp.float32))
     with pytest.raises(UserError, match="takes a Gaussian process, and the model is Mass"):
         belief_problem(place().model, COST, process[1], stretch)

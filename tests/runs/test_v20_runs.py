@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import small  # registers tests/Fragile-v0
-from forethought import V20, Experiment, GPLearner, Improve, ValueLearner, resume
+from forethought import V20, Experiment, GPLearner, Improve, RandomShooting, ValueLearner, resume
 from forethought.models.linear import LinearLearner
 from forethought.runs.evaluate import load
 from forethought.runs.loop import Loop
@@ -15,12 +15,25 @@ from kept import lines, require_same_run
 QUICK = Improve(
     horizon=6, particles=4, gradient_steps=50, terminal="value", value=ValueLearner(width=8, depth=1, gradient_steps=5)
 )
-ALGORITHM = V20(LinearLearner(), base_steps=15, every=7, width=8, depth=1, improve=QUICK, noise=0.1, discount=0.95)
+ALGORITHM = V20(
+    LinearLearner(),
+    base_steps=15,
+    every=7,
+    form="network",
+    width=8,
+    depth=1,
+    planner=RandomShooting(samples=8),
+    plans=2,
+    improve=QUICK,
+    noise=0.1,
+    discount=0.95,
+)
 MOMENTS = V20(
     GPLearner(functions=2, waves=8),
     base_steps=10,
     form="rbf",
     width=3,
+    planner=None,
     imagine="moments",
     iterations=3,
     improve=Improve(horizon=4),
@@ -61,7 +74,8 @@ def test_its_metrics_say_how_the_gradient_was(straight):
     improved = [m for m in lines(straight) if "improve_cost" in m]
     assert len(improved) >= 3
     for m in improved:
-        for name in ("began", "cost", "snr", "gradient", "growth", "exponent", "saturated", "mixture"):
+        assert m["improve_students"] == 2
+        for name in ("began", "plan", "heart", "cost", "snr", "gradient", "growth", "exponent", "saturated", "mixture"):
             assert np.isfinite(m[f"improve_{name}"]), name
         assert len(m["improve_adjoint"]) == m["improve_length"] == 6
 

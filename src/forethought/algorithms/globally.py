@@ -22,7 +22,15 @@ import jax.random as jr
 from jaxtyping import Int
 
 from forethought.algorithms.dyna import Dyna
-from forethought.algorithms.improve import Imagined, Improve, Improvement, improve, start_pool, where_episodes_were
+from forethought.algorithms.improve import (
+    Imagined,
+    Improve,
+    Improvement,
+    beginnings,
+    improve,
+    start_pool,
+    where_episodes_were,
+)
 from forethought.algorithms.improve_moments import belief_problem, improve_moments
 from forethought.algorithms.shown import Show, improve_from_shown
 from forethought.algorithms.soft_actor_critic import SoftActorCritic
@@ -252,7 +260,7 @@ class V20(AbstractAlgorithm):
     """Most steps between two improvements; at the end of an episode there is one in any case."""
     form: Form = "rbf"
     """The policy: rbf (radial basis functions), network or linear."""
-    width: int = 64
+    width: int = 100
     """With rbf, how many functions there are; of a network, the width of its layers."""
     depth: int = 2
     planner: AbstractPlanner | None = ILQR(drives=1)
@@ -267,7 +275,7 @@ class V20(AbstractAlgorithm):
     improve: Improve = Improve()
     iterations: int = 50
     """Of L-BFGS per improvement, with moments."""
-    visited: float = 0.2
+    visited: float = 0.1
     """Share of the imagined rollouts that start in any state of the data; the others start where episodes began."""
     noise: float = 0.0
     """Standard deviation of exploration, in half ranges."""
@@ -347,10 +355,9 @@ class V20(AbstractAlgorithm):
         if self.planner is None:
             now, told = improver(now, 1, k_improve)
         else:
-            show = Show(self.planner, self.plans, horizon, self.discount)
+            show = Show(self.planner, self.plans, beginnings(self.visited), horizon, self.discount)
             now, told = improve_from_shown(show, improver, now, fresh, at, k_improve)
         told["improve_seconds"] = time.perf_counter() - clock
-        fitted = dataclasses.replace(
-            fitted, actor=now.actor, value=now.value, length=now.length, improved=jnp.asarray(state.data.count)
-        )
+        rows = jnp.asarray(state.data.count, jnp.int32)
+        fitted = dataclasses.replace(fitted, actor=now.actor, value=now.value, length=now.length, improved=rows)
         return dataclasses.replace(state, key=key, fitted=fitted), told

@@ -30,7 +30,7 @@ ROUND = 25
 """Gradient steps between two looks at the health of the gradient."""
 POOL = 256
 """Start states that an improvement chooses from."""
-NEAR = 0.1
+NEAR = 0.03
 """Standard deviation of imagined beginnings around real ones, in the spread of the data."""
 JUDGES = 2
 """Judging takes so many times the particles of a gradient step."""
@@ -181,7 +181,7 @@ class Improve(eqx.Module):
     """Steps that a rollout imagines, at most those of an episode."""
     particles: int = 32
     """Rollouts per gradient step."""
-    gradient_steps: int = 300
+    gradient_steps: int = 600
     """Per improvement."""
     learning_rate: float = 0.01
     clip: float = 1.0
@@ -338,6 +338,11 @@ def where_episodes_were(data: Dataset) -> tuple[Float[np.ndarray, "S n"], Float[
     return (began if len(began) else x[fine][:1]), x[fine]
 
 
+def beginnings(visited: float) -> int:
+    """How many of the first states of a pool are near those that episodes began in: at least one."""
+    return max(1, POOL - round(POOL * visited))
+
+
 def start_pool(
     began: Float[np.ndarray, "S n"],
     states: Float[np.ndarray, "r n"],
@@ -351,8 +356,8 @@ def start_pool(
     units of `scale`: of a few episodes only a few beginnings are known, and the next one is another.
     """
     k_first, k_any, k_near = jr.split(key, 3)
-    some = round(POOL * visited)
-    first = began[np.asarray(jr.randint(k_first, (POOL - some,), 0, len(began)))]
-    other = states[np.asarray(jr.randint(k_any, (some,), 0, len(states)))]
+    count = beginnings(visited)
+    first = began[np.asarray(jr.randint(k_first, (count,), 0, len(began)))]
+    other = states[np.asarray(jr.randint(k_any, (POOL - count,), 0, len(states)))]
     near = NEAR * scale * jr.normal(k_near, first.shape, jnp.float32)
     return jnp.concatenate([jnp.asarray(first, jnp.float32) + near, jnp.asarray(other, jnp.float32)])

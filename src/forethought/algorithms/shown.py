@@ -43,6 +43,8 @@ class Show:
 
     planner: AbstractPlanner
     plans: int
+    beginnings: int
+    """So many of the first start states of the pool are where episodes begin."""
     horizon: int
     discount: float
 
@@ -60,9 +62,9 @@ class Shown(NamedTuple):
 
 @eqx.filter_jit
 def show(how: Show, at: Imagined, box: Box, key: RandomKey) -> Shown:
-    """Plans from so many of the start states, each followed in drawn models from nearby, with noise."""
+    """Plans from so many of the places where episodes begin, each followed in drawn models from nearby, with noise."""
     k_rows, k_plan = jr.split(key)
-    starts = at.pool[jr.randint(k_rows, (how.plans,), 0, at.pool.shape[0])]
+    starts = at.pool[jr.randint(k_rows, (how.plans,), 0, how.beginnings)]
     imagination = getattr(how.planner, "imagination", None)
     model = needed(imagination, at.model) if isinstance(imagination, Imagination) else at.model
 
@@ -145,7 +147,7 @@ def improve_from_shown(
 ) -> tuple[Improvement, Metrics]:
     """The best of some students, and of the policy at hand, improved.
 
-    One student learns a single plan by heart, the next one two, four, ...: one plan does not contradict itself, and many
+    One student learns a single plan by heart, the next two, four, ...: one plan does not contradict itself, and many
     cover more starts.  Each gets a sixth of the steps, the best of them a third, as the policy at hand does, and the
     better of the two the second half.  All are judged on the same starts, models and noise.  If no plan succeeds the
     policy at hand gets all steps.
