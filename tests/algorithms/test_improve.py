@@ -164,7 +164,6 @@ def test_starts_are_those_of_the_data() -> None:
     scale = np.array([0.5, 2.0], np.float32)
     pool = np.asarray(start_pool(began, states, 0.25, scale, jr.key(1)))
     first, other = np.split(pool, [verb.POOL * 3 // 4])
-    assert verb.beginnings(0.25) == verb.POOL * 3 // 4
     assert pool.shape == (verb.POOL, 2)
     off = np.min(np.abs(first[:, None] - np.asarray(began, np.float32)[None]).max(axis=2), axis=1)
     assert 0.0 < off.max() < 5.0 * verb.NEAR * 2.0
@@ -172,7 +171,15 @@ def test_starts_are_those_of_the_data() -> None:
     spread = np.std(first - np.asarray(began, np.float32)[nearest], axis=0) / scale
     np.testing.assert_allclose(spread, verb.NEAR, rtol=0.3)
     assert np.isin(other[:, 0], np.asarray(states[:, 0], np.float32)).all()
-    assert verb.beginnings(1.0) == 1
+
+
+def test_rollouts_begin_where_episodes_do() -> None:
+    """Anywhere in the data only if episodes begin anywhere."""
+    scale, states = np.array([0.5, 2.0]), np.random.default_rng(0).normal(size=(400, 2)) * [0.5, 2.0]
+    assert verb.share_visited(states[:1], scale, 0.6) == 0.0
+    assert verb.share_visited(states, scale, 0.6) == pytest.approx(0.6, rel=0.1)
+    assert verb.share_visited(100.0 * states, scale, 0.6) == 0.6
+    assert verb.share_visited(0.1 * states, scale, 0.6) == pytest.approx(0.06, rel=0.1)
 
 
 @pytest.fixture(scope="module")

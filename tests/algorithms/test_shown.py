@@ -48,8 +48,6 @@ class Mass(eqx.Module):
 def place(model: AbstractDynamics | None = None) -> Imagined:
     known = KnownDynamics(Mass(jnp.asarray(A, jnp.float32), jnp.asarray(B, jnp.float32)))
     pool = jnp.float32(0.5) * jr.normal(jr.key(7), (32, 2), jnp.float32)
-    # The last quarter are places that were merely visited: nobody plans from there.
-    pool = pool.at[24:].add(100.0)
     stretch = Stretch(jnp.asarray(H, jnp.int32), jnp.ones((), jnp.float32), jnp.ones((2,), jnp.float32))
     return Imagined(known if model is None else model, COST, pool, stretch)
 
@@ -58,7 +56,7 @@ def new(form="linear", seed=0) -> Improvement:
     return Improvement(init_actor(SPEC, LIMITS, form, (16, 1), jr.key(seed)), None, jnp.asarray(H, jnp.int32))
 
 
-HOW = Show(ILQR(drives=1), 3, 24, H, 1.0)
+HOW = Show(ILQR(drives=1), 3, H, 1.0)
 
 
 def test_what_is_shown_are_the_best_controllers_actions() -> None:

@@ -26,8 +26,8 @@ from forethought.algorithms.improve import (
     Imagined,
     Improve,
     Improvement,
-    beginnings,
     improve,
+    share_visited,
     start_pool,
     where_episodes_were,
 )
@@ -275,8 +275,9 @@ class V20(AbstractAlgorithm):
     improve: Improve = Improve()
     iterations: int = 50
     """Of L-BFGS per improvement, with moments."""
-    visited: float = 0.1
-    """Share of the imagined rollouts that start in any state of the data; the others start where episodes began."""
+    visited: float = 0.6
+    """Share of the imagined rollouts that start in any state of the data where episodes begin as far apart as the data
+    are; less where they begin closer together.  The others start where episodes began."""
     noise: float = 0.0
     """Standard deviation of exploration, in half ranges."""
     discount: float = 1.0
@@ -338,9 +339,9 @@ class V20(AbstractAlgorithm):
         first = int(fitted.improved) == 0
         fresh = placed(fitted.actor if first else self._fresh(task, k_place), states, k_place)
         now = Improvement(fresh if first else fitted.actor, fitted.value, fitted.length)
-        scale = jnp.asarray(data_scale(states), jnp.float32)
-        stretch = Stretch(fitted.length, jnp.full((), self.discount, jnp.float32), scale)
-        pool = start_pool(began, states, self.visited, scale, k_pool)
+        scale = data_scale(states)
+        stretch = Stretch(fitted.length, jnp.full((), self.discount, jnp.float32), jnp.asarray(scale, jnp.float32))
+        pool = start_pool(began, states, share_visited(began, scale, self.visited), scale, k_pool)
         at = Imagined(self._tried_in(fitted.model, task, pool[0]), task.cost, pool, stretch)
         horizon = min(self.improve.horizon, task.limit)
 
@@ -355,7 +356,7 @@ class V20(AbstractAlgorithm):
         if self.planner is None:
             now, told = improver(now, 1, k_improve)
         else:
-            show = Show(self.planner, self.plans, beginnings(self.visited), horizon, self.discount)
+            show = Show(self.planner, self.plans, horizon, self.discount)
             now, told = improve_from_shown(show, improver, now, fresh, at, k_improve)
         told["improve_seconds"] = time.perf_counter() - clock
         rows = jnp.asarray(state.data.count, jnp.int32)

@@ -338,16 +338,24 @@ def where_episodes_were(data: Dataset) -> tuple[Float[np.ndarray, "S n"], Float[
     return (began if len(began) else x[fine][:1]), x[fine]
 
 
-def beginnings(visited: float) -> int:
-    """How many of the first states of a pool are near those that episodes began in: at least one."""
-    return max(1, POOL - round(POOL * visited))
+def share_visited(began: Float[np.ndarray, "S n"], scale: Float[np.ndarray, " n"], most: float) -> float:
+    """Which share of the imagined rollouts begins anywhere in the data: as much of `most` as the spread of beginnings
+    is of the spread of the data.
+
+    Where episodes begin everywhere the policy must know what to do everywhere; where they all begin at one place, most
+    places that were visited are such that no policy does well from there, and their large gradients drown the others.
+    """
+    if len(began) < 2:
+        return 0.0
+    spread = np.std(began, axis=0, ddof=1) / scale
+    return most * min(1.0, float(np.sqrt(np.mean(spread**2))))
 
 
 def start_pool(
     began: Float[np.ndarray, "S n"],
     states: Float[np.ndarray, "r n"],
-    visited: float,
-    scale: Float[Array, " n"],
+    share: float,
+    scale: Float[np.ndarray, " n"],
     key: RandomKey,
 ) -> Float[Array, "s n"]:
     """POOL start states, float32: of a fixed size, whatever the data.
@@ -356,8 +364,8 @@ def start_pool(
     units of `scale`: of a few episodes only a few beginnings are known, and the next one is another.
     """
     k_first, k_any, k_near = jr.split(key, 3)
-    count = beginnings(visited)
-    first = began[np.asarray(jr.randint(k_first, (count,), 0, len(began)))]
-    other = states[np.asarray(jr.randint(k_any, (POOL - count,), 0, len(states)))]
-    near = NEAR * scale * jr.normal(k_near, first.shape, jnp.float32)
-    return jnp.concatenate([jnp.asarray(first, jnp.float32) + near, jnp.asarray(other, jnp.float32)])
+    other = round(POOL * share)
+    first = began[np.asarray(jr.randint(k_first, (POOL - other,), 0, len(began)))]
+    anywhere = states[np.asarray(jr.randint(k_any, (other,), 0, len(states)))]
+    near = NEAR * scale * np.asarray(jr.normal(k_near, first.shape, jnp.float32))
+    return jnp.asarray(np.concatenate([first + near, anywhere]), jnp.float32)

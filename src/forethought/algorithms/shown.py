@@ -43,8 +43,6 @@ class Show:
 
     planner: AbstractPlanner
     plans: int
-    beginnings: int
-    """So many of the first start states of the pool are where episodes begin."""
     horizon: int
     discount: float
 
@@ -62,9 +60,9 @@ class Shown(NamedTuple):
 
 @eqx.filter_jit
 def show(how: Show, at: Imagined, box: Box, key: RandomKey) -> Shown:
-    """Plans from so many of the places where episodes begin, each followed in drawn models from nearby, with noise."""
+    """Plans from so many of the start states, each followed in drawn models from nearby, with noise."""
     k_rows, k_plan = jr.split(key)
-    starts = at.pool[jr.randint(k_rows, (how.plans,), 0, how.beginnings)]
+    starts = at.pool[jr.randint(k_rows, (how.plans,), 0, at.pool.shape[0])]
     imagination = getattr(how.planner, "imagination", None)
     model = needed(imagination, at.model) if isinstance(imagination, Imagination) else at.model
 
