@@ -20,6 +20,7 @@ import numpy as np
 from learning import STUDIES, Study
 from runner import HERE, RESULTS
 from tables_local import local_lines
+from tables_locomotion import locomotion_lines
 from tables_speed import speed_page
 from tables_trajopt import trajopt_lines
 from text import MISSING, distinct, interval, markdown, number, provenance, read
@@ -241,6 +242,7 @@ def page(results: Path) -> str:
     lines += speed_page(results)
     lines += trajopt_lines(read(results))
     lines += local_lines(results)
+    lines += locomotion_lines(results / "locomotion")
     return "\n".join(lines).rstrip() + "\n"
 
 
