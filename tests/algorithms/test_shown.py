@@ -24,7 +24,6 @@ from forethought.models.known import KnownDynamics
 from forethought.models.linear import LinearLearner
 from forethought.models.mdn import MDNLearner
 from forethought.planners.ilqr import ILQR
-from forethought.planners.shooting import RandomShooting
 from forethought.policies.actor import init_actor
 from forethought.tasks import task
 from forethought.types import Box, Spec
@@ -148,7 +147,7 @@ def test_without_a_plan_the_policy_at_hand_gets_all_steps() -> None:
 def test_it_does_not_learn_twice_from_the_same_rows() -> None:
     target = task("double-integrator", limit=10)
     quick = Improve(horizon=5, particles=4, gradient_steps=25)
-    algorithm = V20(LinearLearner(), base_steps=10, planner=RandomShooting(samples=8), plans=1, improve=quick)
+    algorithm = V20(LinearLearner(), base_steps=10, form="linear", planner=None, improve=quick)
     state = algorithm.init(target, jr.key(0))
     state, _ = algorithm.step(target, state, 10)
     held, told = algorithm.step(target, state, 0)
