@@ -26,7 +26,7 @@ from forethought.models.mdn import MDNLearner
 from forethought.planners.ilqr import ILQR
 from forethought.policies.actor import init_actor
 from forethought.tasks import task
-from forethought.types import Box, Spec
+from forethought.types import Box, Spec, UserError
 
 SPEC, LIMITS = Spec(n=2, m=1), Box(np.full(1, -5.0, np.float32), np.full(1, 5.0, np.float32))
 A, B = np.array([[1.0, 0.1], [0.0, 1.0]]), np.array([[0.0], [0.1]])
@@ -118,6 +118,7 @@ def contest(costs: dict[str, tuple[int, float]]):
         ((H // 2, 1.0), (H, 2.0), "hand"),
         ((H, np.inf), (H, 2.0), "hand"),
         ((H, 1.0), (H, np.nan), "student"),
+        ((H, np.nan), (H, 1.0), "hand"),
     ],
 )
 def test_the_better_one_goes_on(student, hand, wins) -> None:
@@ -142,6 +143,11 @@ def test_without_a_plan_the_policy_at_hand_gets_all_steps() -> None:
     assert given == [(now, 1)]
     assert told["improve_students"] == 0
     assert told["improve_plan"] == np.inf
+
+
+def test_a_planner_that_cannot_is_refused_before_anything_is_tried() -> None:
+    with jax.enable_x64(False), pytest.raises(UserError, match="planner ilqr computes in float64"):
+        V20(EnsembleLearner(members=2, width=8)).init(task("double-integrator", limit=10), jr.key(0))
 
 
 def test_it_does_not_learn_twice_from_the_same_rows() -> None:

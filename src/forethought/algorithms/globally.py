@@ -269,9 +269,8 @@ class V20(AbstractAlgorithm):
     plans: int = 4
     """How many plans it shows, each from another start."""
     imagine: Literal["auto", "mean", "particles", "moments"] = "auto"
-    """particles: rollouts through drawn models; mean: all through the model's average, with its noise, which dares
-    more; auto: mean where a prediction is one Gaussian, otherwise particles; moments: Gaussian beliefs through a
-    Gaussian process."""
+    """particles: rollouts through drawn models; mean: all through the model's average, with its noise; auto: mean where
+    a prediction is one Gaussian, otherwise particles; moments: Gaussian beliefs through a Gaussian process."""
     improve: Improve = Improve()
     iterations: int = 50
     """Of L-BFGS per improvement, with moments."""
@@ -283,8 +282,8 @@ class V20(AbstractAlgorithm):
     discount: float = 1.0
 
     def init(self, task: Task, key: RandomKey) -> RunState:
-        """A policy that was never improved.  Raises `UserError` for discrete actions, and for moments with a policy
-        that has none."""
+        """A policy that was never improved.  Raises `UserError` for discrete actions, for moments with a policy
+        that has none, and for what the planner cannot do: before anything is tried in the world."""
         if not isinstance(task.world.actions, Box):
             raise UserError(f"{task.name} has discrete actions, and v2.0's policies are continuous: use v1.5 or dyna.")
         key, k_init, k_actor, k_value = jr.split(key, 4)
@@ -295,6 +294,9 @@ class V20(AbstractAlgorithm):
         value = self.improve.value.init(task.spec, k_value) if self.improve.terminal == "value" else None
         length = jnp.full((), min(self.improve.horizon, task.limit), jnp.int32)
         inner = self.learner.init(task.spec, k_init)
+        if self.planner is not None:
+            start, horizon = jnp.zeros((task.spec.n,), jnp.float32), min(self.improve.horizon, task.limit)
+            self.planner.init(Problem(inner.model, task.cost, task.world.actions, start, zero, horizon))
         fitted = PolicyState(inner, actor, value, length, zero)  # pyright: ignore[reportCallIssue]
         return RunState(key, zero, zero, zero, empty(task.spec), fitted)
 
@@ -337,8 +339,9 @@ class V20(AbstractAlgorithm):
         fitted: PolicyState = state.fitted
         began, states = where_episodes_were(state.data)
         first = int(fitted.improved) == 0
-        fresh = placed(fitted.actor if first else self._fresh(task, k_place), states, k_place)
-        now = Improvement(fresh if first else fitted.actor, fitted.value, fitted.length)
+        fresh = fitted.actor if first else self._fresh(task, k_place)
+        actor = placed(fresh, states, k_place) if first else fitted.actor
+        now = Improvement(actor, fitted.value, fitted.length)
         scale = data_scale(states)
         stretch = Stretch(fitted.length, jnp.full((), self.discount, jnp.float32), jnp.asarray(scale, jnp.float32))
         pool = start_pool(began, states, share_visited(began, scale, self.visited), scale, k_pool)

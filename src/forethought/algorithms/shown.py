@@ -164,7 +164,7 @@ def improve_from_shown(
             student = placed(fresh, seen, k_place)
             student, loss = learn_by_heart(student, shown, jnp.asarray(rows, jnp.int32), k_heart)
             tried.append((*improver(now._replace(actor=student), 6, k_students), count, float(loss)))
-    best, found, count, loss = min(tried, key=lambda each: _rank(each[1]))
+    best, _, count, loss = min(tried, key=lambda each: _rank(each[1]))
     told |= {"improve_students": len(tried), "improve_plans": count, "improve_heart": loss}
     contest = [improver(best, 3, k_two), improver(now, 3, k_two)]
     (better, found), chosen = min(zip(contest, (True, False), strict=True), key=lambda each: _rank(each[0][1]))
@@ -180,5 +180,6 @@ def _doubling(most: int) -> list[int]:
 
 
 def _rank(told: Metrics) -> tuple[int, float]:
-    """Smaller is better; a cost over a shorter horizon is no cost to compare with."""
-    return -told["improve_length"], told["improve_cost"]
+    """Smaller is better; a cost over a shorter horizon is no cost to compare with, and NaN is the worst."""
+    cost = told["improve_cost"]
+    return -told["improve_length"], cost if np.isfinite(cost) else np.inf

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import equinox as eqx
 import jax
@@ -17,6 +17,8 @@ from forethought.core import AbstractAveraged, AbstractCost, AbstractDynamics, P
 from forethought.math.gaussian import DiagonalGaussian, Wrapped
 from forethought.math.ring import Transitions
 from forethought.types import Action, Array, Flag, RandomKey, Scalar, State, Time
+
+T = TypeVar("T")
 
 
 class Imagination(eqx.Module):
@@ -200,6 +202,12 @@ def needed(how: Imagination, dynamics: AbstractDynamics) -> AbstractDynamics:
     return dynamics.average() if certain and isinstance(dynamics, AbstractAveraged) else dynamics
 
 
+def copies(tree: T, particles: int) -> T:
+    """Its arrays, `particles` times along a new leading axis: the draw of a model that has no doubt about itself."""
+    repeat = lambda leaf: jnp.broadcast_to(leaf, (particles, *leaf.shape)) if eqx.is_array(leaf) else leaf
+    return jax.tree.map(repeat, tree)
+
+
 class Certain(AbstractDynamics):
     """One belief, for as many particles as are asked for: what a model's drawn beliefs would say on average."""
 
@@ -212,8 +220,7 @@ class Certain(AbstractDynamics):
     def draw(self, key: RandomKey, particles: int) -> Certain:
         """Copies."""
         del key
-        repeat = lambda leaf: jnp.broadcast_to(leaf, (particles, *leaf.shape)) if eqx.is_array(leaf) else leaf
-        return Certain(jax.tree.map(repeat, self.inner))
+        return copies(self, particles)
 
 
 def _has_one_way(problem: Problem) -> bool:

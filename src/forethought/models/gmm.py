@@ -17,6 +17,7 @@ from forethought.math.em import Chosen, Joint, Settings, choose
 from forethought.math.finite import need_x64
 from forethought.math.gaussian import wrapped
 from forethought.math.mixture import MixtureOfGaussians
+from forethought.math.rollout import copies
 from forethought.math.scaling import Scaler, feature_count, features
 from forethought.models.table import generator, standard, table
 from forethought.types import Action, Array, Dataset, Metrics, RandomKey, Scalar, Spec, State, Time
@@ -63,7 +64,7 @@ class GaussianMixture(AbstractDynamics):
     def draw(self, key: RandomKey, particles: int) -> GaussianMixture:
         """Copies: what the mixture is unsure about is in its components, and it has no doubt about those."""
         del key
-        return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (particles, *leaf.shape)), self)
+        return copies(self, particles)
 
     def _scaled(self, x: State, u: Action) -> Float[Array, " f"]:
         u = jnp.asarray(u, jnp.float64)

@@ -18,6 +18,7 @@ from forethought.core import AbstractAveraged, AbstractDynamics, AbstractPredict
 from forethought.math.features import Waves, cosine, profile_of_stretched
 from forethought.math.gaussian import DiagonalGaussian, wrapped
 from forethought.math.kernels import Kind, profile
+from forethought.math.rollout import copies
 from forethought.math.scaling import Scaler, features
 from forethought.types import Action, Array, RandomKey, Spec, State, Time
 
@@ -79,8 +80,7 @@ class FunctionSample(AbstractDynamics):
     def draw(self, key: RandomKey, particles: int) -> FunctionSample:
         """Copies: it is certain."""
         del key
-        repeat = lambda leaf: jnp.broadcast_to(leaf, (particles, *leaf.shape))
-        return FunctionSample(jax.tree.map(repeat, self.frame), jax.tree.map(repeat, self.path), self.spec, self.kind)
+        return copies(self, particles)
 
 
 class GaussianProcess(AbstractAveraged):
@@ -142,8 +142,8 @@ class GaussianProcess(AbstractAveraged):
         """Functions out of the S that were drawn with the fit, none twice while there are enough, in random order."""
         count = self.paths.weights.shape[0]
         index = jr.permutation(key, count)[jnp.arange(particles) % count]
-        frame = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (particles, *leaf.shape)), self.frame)
-        return FunctionSample(frame, jax.tree.map(lambda leaf: leaf[index], self.paths), self.spec, self.kind)
+        paths = jax.tree.map(lambda leaf: leaf[index], self.paths)
+        return FunctionSample(copies(self.frame, particles), paths, self.spec, self.kind)
 
 
 def _squares(a: Float[Array, "k f"], centres: Float[Array, "k f c"]) -> Float[Array, "k c"]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 
 from forethought.core import AbstractDynamics, AbstractFitted, AbstractLearner
 from forethought.math.gaussian import DiagonalGaussian
+from forethought.math.rollout import copies
 from forethought.types import Action, Array, Dataset, Metrics, RandomKey, Spec, State, Time
 
 
@@ -26,8 +26,7 @@ class KnownDynamics(AbstractDynamics):
     def draw(self, key: RandomKey, particles: int) -> KnownDynamics:
         """Copies: there is no doubt."""
         del key
-        repeat = lambda leaf: jnp.broadcast_to(leaf, (particles, *leaf.shape)) if isinstance(leaf, jax.Array) else leaf
-        return jax.tree.map(repeat, self)
+        return copies(self, particles)
 
 
 class KnownFitted(AbstractFitted):

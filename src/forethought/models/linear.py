@@ -15,6 +15,7 @@ from jaxtyping import Float
 from forethought.core import AbstractDynamics, AbstractFitted, AbstractLearner, AbstractPrediction
 from forethought.math.finite import need_x64
 from forethought.math.gaussian import DiagonalGaussian, wrapped
+from forethought.math.rollout import copies
 from forethought.math.scaling import Scaler, feature_count, features
 from forethought.models.table import Table, identity, standard, table
 from forethought.types import Action, Array, Dataset, Metrics, RandomKey, Spec, State, Time, UserError
@@ -50,7 +51,7 @@ class LinearBelief(AbstractDynamics):
     def draw(self, key: RandomKey, particles: int) -> LinearBelief:
         """Copies: one set of weights has no doubt about itself."""
         del key
-        return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (particles, *leaf.shape)), self)
+        return copies(self, particles)
 
     def psi(self, x: State, u: Action) -> Float[Array, " p"]:
         """The basis functions at a point, in standard units."""

@@ -13,8 +13,9 @@ from forethought.core import AbstractDynamics, AbstractFitted, AbstractLearner, 
 from forethought.math.gaussian import wrapped
 from forethought.math.layers import Layer, init_layers, through
 from forethought.math.mixture import MixtureOfGaussians, mixture
+from forethought.math.rollout import copies
 from forethought.math.scaling import Scaler, feature_count, identity_scaler
-from forethought.models.network import bounded_variance, copies, ends
+from forethought.models.network import bounded_variance, ends
 from forethought.models.table import need_sizes
 from forethought.models.training import (
     Trained,

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from forethought.core import AbstractDynamics, AbstractPrediction
 from forethought.math.gaussian import DiagonalGaussian, wrapped
 from forethought.math.layers import Layer, init_layers, through
+from forethought.math.rollout import copies
 from forethought.math.scaling import Scaler, feature_count, features, identity_scaler
 from forethought.types import Action, Array, RandomKey, Spec, State, Time, UserError
 
@@ -74,11 +75,6 @@ def ends(spec: Spec, x: State, u: Action) -> tuple[Float[Array, " k"], Float[Arr
         )
     x, u = jnp.asarray(x, jnp.float32), jnp.asarray(u, jnp.float32)
     return jnp.concatenate([x, jnp.zeros((spec.extras,), jnp.float32)]), features(spec, x, u)
-
-
-def copies(model: T, particles: int) -> T:
-    """The model, `particles` times along a new leading axis: the draw of one that has no doubt about itself."""
-    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (particles, *leaf.shape)), model)
 
 
 def init_network(spec: Spec, width: int, depth: int, key: RandomKey) -> GaussianNetwork:

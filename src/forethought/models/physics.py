@@ -31,6 +31,7 @@ from forethought.core import (
 from forethought.math.angles import wrap_components
 from forethought.math.finite import need_x64
 from forethought.math.gaussian import DiagonalGaussian, Wrapped, wrapped
+from forethought.math.rollout import copies
 from forethought.models.physics_fit import Found, Law, Options, find, theta_of
 from forethought.models.table import need_sizes, usable
 from forethought.types import Action, Array, Dataset, Metrics, RandomKey, Scalar, Spec, State, Time, UserError
@@ -90,8 +91,8 @@ class PhysicsBelief(AbstractDynamics):
 
     def draw(self, key: RandomKey, particles: int) -> PhysicsBelief:
         """The same equations, with beliefs of the residual model."""
-        stacked = lambda tree: jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (particles, *leaf.shape)), tree)
-        drawn = eqx.tree_at(lambda b: (b.law, b.theta, b.noise), self, stacked((self.law, self.theta, self.noise)))
+        same = copies((self.law, self.theta, self.noise), particles)
+        drawn = eqx.tree_at(lambda b: (b.law, b.theta, b.noise), self, same)
         if self.residual is None:
             return drawn
         return eqx.tree_at(lambda b: b.residual, drawn, self.residual.draw(key, particles))

@@ -11,8 +11,9 @@ from jaxtyping import Float, PyTree
 from forethought.core import AbstractDynamics, AbstractFitted, AbstractLearner, AbstractPrediction
 from forethought.math.gaussian import DiagonalGaussian, wrapped
 from forethought.math.layers import Layer, init_layers, through
+from forethought.math.rollout import copies
 from forethought.math.scaling import Scaler, feature_count, identity_scaler
-from forethought.models.network import copies, ends
+from forethought.models.network import ends
 from forethought.models.table import need_sizes
 from forethought.models.training import (
     Trained,
