@@ -36,9 +36,10 @@ from runner import RESULTS, commit, machine
 from forethought.cli import main as command_line
 from forethought.core import AbstractAlgorithm
 from forethought.runs.check_flags import Check, parse_check
-from forethought.runs.evaluate import starts_for
+from forethought.runs.command_line import Common, flags_of
+from forethought.runs.evaluation import starts_for
 from forethought.runs.experiment import Experiment, Named, open_run, with_base
-from forethought.runs.flags import Common, Demo, Evaluate, Resume, flags_of, parse, parse_on_run, read_file
+from forethought.runs.flags import Demo, Evaluate, Resume, parse, parse_on_run, read_file
 from forethought.runs.logged import read_logged
 from forethought.runs.stopping import check_until
 from forethought.runs.train_flags import ALGORITHMS, MODELS, PLANNERS, SHORT, choose, parse_train

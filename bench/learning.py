@@ -33,7 +33,7 @@ from forethought.planners.icem import ICEM
 from forethought.planners.ilqr import ILQR
 from forethought.planners.mcts import MCTS
 from forethought.planners.mpc import MPC, Planning, PlanOnce
-from forethought.runs.evaluate import evaluate
+from forethought.runs.evaluation import evaluate
 from forethought.tasks import task
 from forethought.worlds.classic import CartPoleSwingUp, Pendulum, rk4
 

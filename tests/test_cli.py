@@ -14,9 +14,9 @@ import pytest
 
 from forethought import Experiment, UserError
 from forethought._version import __version__
+from forethought.runs.command_line import flags_of
 from forethought.runs.experiment import Named, open_run
 from forethought.runs.files import read_sealed, seal
-from forethought.runs.flags import flags_of
 from forethought.runs.train_flags import ALGORITHMS, PLANNERS, choose, parse_train
 from forethought.runs.validate import check
 from small import PACE, TINY, Fragile, call

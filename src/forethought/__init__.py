@@ -60,8 +60,9 @@ if TYPE_CHECKING:
     from forethought.planners.mpc import MPC
     from forethought.planners.mppi import MPPI
     from forethought.planners.shooting import RandomShooting
-    from forethought.runs.evaluate import ControlError, LoadedPolicy, evaluate, load
+    from forethought.runs.evaluation import evaluate
     from forethought.runs.experiment import Experiment, Result
+    from forethought.runs.loaded import ControlError, LoadedPolicy, load
     from forethought.runs.resume import resume
     from forethought.runs.stopping import Until
     from forethought.tasks import catalogue, task
@@ -118,7 +119,8 @@ _WHERE = {
     "planners.mpc": ("MPC",),
     "planners.mppi": ("MPPI",),
     "planners.shooting": ("RandomShooting",),
-    "runs.evaluate": ("ControlError", "LoadedPolicy", "evaluate", "load"),
+    "runs.evaluation": ("evaluate",),
+    "runs.loaded": ("ControlError", "LoadedPolicy", "load"),
     "runs.experiment": ("Experiment", "Result"),
     "runs.resume": ("resume",),
     "runs.stopping": ("Until",),

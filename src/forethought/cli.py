@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import os
-import shlex
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from forethought._version import __version__
-from forethought.errors import printable
+from forethought.console import addressed, begin, complain, print_json, shown, spoken
 
 if TYPE_CHECKING:
     from forethought.core import Task
-    from forethought.runs.evaluate import Evaluation
+    from forethought.runs.command_line import Common
+    from forethought.runs.evaluation import Evaluation
     from forethought.runs.experiment import Experiment, Result
-    from forethought.runs.flags import Common
 
 HELP = f"""\
 Forethought {__version__}: learn how a system moves, then plan with it.
@@ -98,12 +99,6 @@ def guarded(command: Callable[[list[str]], int], argv: list[str]) -> int:
         return complain(f"Unexpected {type(error).__name__}: {words.rstrip('.')}; {where}.{_kept(error)}", 1)
 
 
-def complain(sentence: str, status: int) -> int:
-    """Say what went wrong, on standard error."""
-    print(f"forethought: {printable(sentence)}", file=sys.stderr)
-    return status
-
-
 def _kept(error: BaseException) -> str:
     """What is left of the run that was going on, if any."""
     run = getattr(error, "run", None)
@@ -111,40 +106,6 @@ def _kept(error: BaseException) -> str:
         return ""
     saved = " What was finished is saved;" if getattr(error, "saved", True) else " What was saved before stays;"
     return f"{saved} go on by: forethought resume {addressed(run, resume=True)}"
-
-
-def shown(path: Path) -> str:
-    """A path as the user would type it: relative where it is below the current folder, quoted where needed."""
-    here = Path.cwd()
-    return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))
-
-
-def addressed(run: Path, *, resume: bool = False) -> str:
-    """A run directory as the argument of a command, with what has to be named again."""
-    from forethought.runs.directory import to_name_again
-
-    return shown(run) + to_name_again(run, resume=resume)
-
-
-def spoken(argv: Sequence[str]) -> str:
-    """The command that is running, to be written into the run."""
-    return shlex.join(["forethought", *argv])
-
-
-def begin(common: Common, plans: Experiment | Path | None = None) -> None:
-    """Settings of jax, before anything is built: for what an experiment or a run plans with, if there is one."""
-    from forethought.runs.machine import prepare_jax
-
-    prepare_jax(common.cache, plans)
-
-
-def print_json(value: dict[str, Any]) -> None:
-    """The one object on standard output."""
-    import json
-
-    from forethought.runs.directory import strict
-
-    print(json.dumps(strict(value), allow_nan=False))
 
 
 def train(argv: list[str]) -> int:
@@ -205,8 +166,8 @@ def evaluate(argv: list[str]) -> int:
 
     import jax.random as jr
 
-    from forethought.runs.evaluate import evaluate as run_policy
-    from forethought.runs.evaluate import starts_for
+    from forethought.runs.evaluation import evaluate as run_policy
+    from forethought.runs.evaluation import keep, starts_for
     from forethought.runs.experiment import Named, open_run
     from forethought.runs.flags import Evaluate, parse_on_run, read_file
 
@@ -221,6 +182,10 @@ def evaluate(argv: list[str]) -> int:
     policy = run.algorithm.policy(run.task, run.state)
     found = run_policy(run.task, policy, jr.key(asked.seed or 0), starts)
     seconds = round(time.monotonic() - began, 3)
+    if starts == list(run.task.starts) and int(run.state.fits):
+        about = {"run": run.name, "env_steps": int(run.state.steps), "which": which, "seconds": seconds}
+        with suppress(OSError):  # a folder that may only be read
+            keep(found, run.task, run.directory.path, about)
     if asked.json:
         extra = {"run": str(run.directory.path), "task": run.task.name, "threshold": run.task.threshold}
         print_json(found._asdict() | extra | {"seconds": seconds})
@@ -273,7 +238,7 @@ def demo(argv: list[str]) -> int:
     import jax.random as jr
 
     from forethought.policies.excitation import RandomPolicy
-    from forethought.runs.evaluate import evaluate as run_policy
+    from forethought.runs.evaluation import evaluate as run_policy
     from forethought.runs.experiment import Experiment, open_run
     from forethought.runs.flags import Demo, parse
     from forethought.runs.log import display
@@ -352,7 +317,8 @@ def check_directory(path: Path, flags: Common) -> int:
 
 def tasks(argv: list[str]) -> int:
     """List tasks."""
-    from forethought.runs.flags import Common, parse
+    from forethought.runs.command_line import Common
+    from forethought.runs.command_line import parse_plain as parse
     from forethought.tasks import catalogue
 
     asked = parse(Common(), argv, "forethought tasks", "List tasks. Every other Gymnasium id can be learned too.")
@@ -369,7 +335,8 @@ def tasks(argv: list[str]) -> int:
 
 def info(argv: list[str]) -> int:
     """Versions and platform."""
-    from forethought.runs.flags import Common, parse
+    from forethought.runs.command_line import Common
+    from forethought.runs.command_line import parse_plain as parse
     from forethought.runs.machine import cache_folder, machine, versions
 
     asked = parse(Common(), argv, "forethought info", "Versions and platform, for bug reports.")
@@ -382,6 +349,11 @@ def info(argv: list[str]) -> int:
     for name, value in found.items():
         print(f"{name:<16}{', '.join(value) if isinstance(value, list) else value}")
     return 0
+
+
+def elsewhere(module: str) -> Callable[[list[str]], int]:
+    """The function `command` of a module that is imported when it is asked for."""
+    return lambda argv: importlib.import_module(f"forethought.{module}").command(argv)
 
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {

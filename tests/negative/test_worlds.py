@@ -12,7 +12,7 @@ from gymnasium import spaces
 
 from forethought import ControlError, LoadedPolicy, UserError, task
 from forethought.policies.excitation import RandomPolicy
-from forethought.runs.evaluate import evaluate, starts_for
+from forethought.runs.evaluation import evaluate, starts_for
 from forethought.worlds.guard import TransitionError
 from forethought.worlds.gym import gym_world
 from forethought.worlds.source import executed

@@ -6,7 +6,7 @@ import pytest
 
 import small  # registers tests/Fragile-v0
 from forethought import ICEM, V15, Dyna, EnsembleLearner, Experiment, SoftActorCritic, resume
-from forethought.runs.evaluate import load
+from forethought.runs.loaded import load
 from forethought.runs.loop import Loop
 from kept import lines, require_same_run
 

@@ -16,7 +16,7 @@ from forethought import ControlError, LoadedPolicy, UserError, evaluate, load
 from forethought.core import AbstractPolicy
 from forethought.math.stats import mean_interval
 from forethought.policies.excitation import RandomPolicy
-from forethought.runs.evaluate import starts_for
+from forethought.runs.evaluation import starts_for
 from forethought.runs.experiment import open_run
 from forethought.runs.files import read_sealed, seal
 from forethought.tasks import task as make_task

@@ -10,7 +10,7 @@ import pytest
 import small  # registers tests/Fragile-v0
 from forethought import Experiment, Guide, Local, resume
 from forethought.models.linear import LinearLearner
-from forethought.runs.evaluate import load
+from forethought.runs.loaded import load
 from forethought.runs.loop import Loop
 from kept import lines, require_same_run
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from forethought import V05, Box, Guard, Spec, Task, TransitionError, UserError, resume
-from forethought.cli import addressed
+from forethought.console import addressed
 from forethought.core import AbstractPlanner, AbstractWorld
 from forethought.costs.learned import LearnedCost
 from forethought.math.act import act, start

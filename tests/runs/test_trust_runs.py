@@ -7,7 +7,7 @@ import pytest
 import small  # registers tests/Fragile-v0
 from forethought import Experiment, TrustRegion, ValueLearner, resume
 from forethought.models.linear import LinearLearner
-from forethought.runs.evaluate import load
+from forethought.runs.loaded import load
 from forethought.runs.loop import Loop
 from kept import lines, require_same_run
 

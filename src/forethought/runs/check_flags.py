@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from forethought.runs.flags import Common, flags_of, one_place, parse, reach, split, take_env
+from forethought.runs.command_line import Common, flags_of, one_place, split
+from forethought.runs.flags import parse, reach, take_env
 from forethought.types import UserError
 from forethought.worlds.guard import Guard
 

@@ -17,7 +17,7 @@ from forethought.models.auto import AutoLearner
 from forethought.planners.mpc import MPC, PlanOnce
 from forethought.runs.diagnosis_text import sentences
 from forethought.runs.directory import strict
-from forethought.runs.evaluate import starts_for
+from forethought.runs.evaluation import starts_for
 from forethought.runs.experiment import OpenRun, algorithm_name
 from forethought.runs.files import replace_durably, seal, storing
 from forethought.runs.precision import in_64_bit

@@ -6,6 +6,7 @@
 - episodes/: one safetensors file per episode, and SHA256SUMS
 - checkpoints/: the newest few and the best, each with its SHA-256
 - journal/: the open episode, step by step
+- evaluations/: what evaluations from the task's fixed starts found
 - error.txt: where an unexpected error came from; for people, nothing reads it
 """
 
@@ -22,12 +23,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from forethought.errors import UserError
 from forethought.runs.files import Damaged, read_sealed, replace_durably, seal, storing
 from forethought.runs.machine import machine, versions
-from forethought.types import UserError
 
 CONFIG_FORMAT = 2
-PARTS = ("checkpoints", "episodes", "journal")
+PARTS = ("checkpoints", "episodes", "journal", "evaluations")
 
 
 @dataclass(frozen=True)

@@ -95,6 +95,9 @@ class Experiment:
     does it.  A policy object goes to the algorithm's own `base`."""
     data: Path | None = None
     """Logged data to begin with: an episode file, a CSV or an NPZ (see forethought/runs/logged.py)."""
+    evaluate_every: int = 0
+    """Environment steps between evaluations from the task's fixed starts, which are not counted as steps of the run and
+    from which nothing is learned; 0: none.  On a machine they are real trials."""
     until: Until = field(default_factory=Until)
     """Reasons to stop before the budget is spent."""
     workers: int = 1
@@ -130,7 +133,7 @@ class Experiment:
         run.note_start(name, command)
         if isinstance(task.cost, LearnedCost):
             show.say(f"{task.name}: reward and termination are learned with the model.")
-        rules = Rules(self.steps, self.until, self.guard, self.on_save_error)
+        rules = Rules(self.steps, self.until, self.guard, self.on_save_error, self.evaluate_every)
         metrics = MetricsFile(run.metrics)
         loop = Loop(algorithm, task, rules, run, name, config, show, state, Progress(), metrics)
         # Logged data are in the first checkpoint already: a resumed run does not need the file again.

@@ -19,6 +19,7 @@ from forethought.math.dataset import append
 from forethought.runs.checkpoint import About, save
 from forethought.runs.directory import RunDirectory
 from forethought.runs.episodes import SUMS, episode_file, write_episode
+from forethought.runs.evaluation import evaluate_and_keep
 from forethought.runs.files import StorageError, remove, replace_durably, sync_file
 from forethought.runs.journal import Journal, before_name, journals
 from forethought.runs.log import Display, Turn, warnings_of
@@ -43,6 +44,7 @@ class Rules(NamedTuple):
     until: Until
     guard: Guard
     on_save_error: Literal["stop", "go-on"]
+    evaluate_every: int = 0
 
 
 @dataclass(eq=False)
@@ -68,9 +70,12 @@ class Loop:
     unsaved: bool = False
     """Whether the state is newer than the last checkpoint."""
     began: float = field(default_factory=time.monotonic)
+    judge: Task = field(init=False)
+    """The task as evaluations see it."""
 
     def __post_init__(self) -> None:
-        """Let a journal watch each world."""
+        """Let a journal watch each world; evaluations are not watched, as nothing is learned from them."""
+        self.judge = dataclasses.replace(self.task, beside=())
         self.journals = [
             Journal(
                 folder=self.directory.journal,
@@ -149,6 +154,9 @@ class Loop:
             self.record(metrics)
             if state.open is None:
                 self.save()
+        every = self.rules.evaluate_every
+        if every and int(state.steps) // every > int(before.steps) // every:
+            self.evaluate()
         self.show.turn(
             Turn(int(state.steps), self.rules.steps, self.progress.returns, metrics, self.seconds()),
         )
@@ -190,6 +198,16 @@ class Loop:
             if metrics:
                 self.record(metrics | {"last": True})
             self.save(finished=True)
+        if self.rules.evaluate_every:
+            self.evaluate()
+
+    def evaluate(self) -> None:
+        """Try the controller from the task's fixed starts, in a world of its own; nothing is learned from it."""
+        if int(self.state.fits) == 0:
+            return
+        policy = self.algorithm.policy(self.judge, self.state)
+        about = {"run": self.run_name, "env_steps": int(self.state.steps), "which": "newest"}
+        self.stored("The evaluation", lambda: evaluate_and_keep(self.judge, policy, self.directory.path, about))
 
     def record(self, metrics: Metrics) -> None:
         """One line of metrics, and a warning where planning or fitting failed."""

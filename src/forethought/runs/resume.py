@@ -72,7 +72,7 @@ def resume(
     config = run.about.experiment | ({} if steps is None else {"steps": steps})
     run.directory.write_config(run.name, config)
     run.directory.note_start(run.name, command)
-    rules = Rules(recipe.steps, recipe.until, recipe.guard, recipe.on_save_error)
+    rules = Rules(recipe.steps, recipe.until, recipe.guard, recipe.on_save_error, recipe.evaluate_every)
     lines = _lines(run, progress, show)
     loop = Loop(algorithm, run.task, rules, run.directory, run.name, config, show, run.state, progress, lines)
     return finish(loop, _go_on)

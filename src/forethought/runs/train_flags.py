@@ -32,8 +32,9 @@ from forethought.planners.ilqr import ILQR
 from forethought.planners.mcts import MCTS
 from forethought.planners.mppi import MPPI
 from forethought.planners.shooting import RandomShooting
+from forethought.runs.command_line import Common, flags_of, one_place, quoted, split
 from forethought.runs.experiment import Experiment
-from forethought.runs.flags import Common, flags_of, one_place, parse, quoted, reach, read_file, split, take_env
+from forethought.runs.flags import parse, reach, read_file, take_env
 from forethought.types import UserError
 
 ALGORITHMS: dict[str, type] = {

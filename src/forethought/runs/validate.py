@@ -93,6 +93,7 @@ RULES: dict[str, Rules] = {
         "data": SOME_PATH,
         "base": PathRule('a name: "random", "coloured", or a run directory', (str,)),
         "env": Instance((dict,), "a dict of keyword arguments for gymnasium.make"),
+        "evaluate_every": NATURAL,
         "workers": Number(whole=True, low=1, high=256),
         "replayable": FLAG,
         "guard": Instance((Guard,), "a Guard"),

@@ -1,10 +1,10 @@
 """Whether a run is as it was written: every file of it, one sentence for each that is not.
 
-Every byte of config.json, run.json, the checkpoints, metrics.jsonl (and metrics.crc), the episodes, SHA256SUMS and the
-journals counts, those that were put aside as .before too.  Nothing reads error.txt, files that end in .damaged, names
-that begin with a dot (what a kill left of a file that was being written), and whatever else lies in the folder.  A
-folder that is empty, or missing, is only wrong where something of it has to be there: episodes that the newest
-checkpoint learned from, its metrics, a checkpoint.
+Every byte of config.json, run.json, the checkpoints, metrics.jsonl (and metrics.crc), the episodes, SHA256SUMS, the
+evaluations and the journals counts, those that were put aside as .before too.  Nothing reads error.txt, files that end
+in .damaged, names that begin with a dot (what a kill left of a file that was being written), and whatever else lies in
+the folder.  A folder that is empty, or missing, is only wrong where something of it has to be there: episodes that the
+newest checkpoint learned from, its metrics, a checkpoint.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 from forethought.runs.checkpoint import Stored, numbered, read, read_about
 from forethought.runs.directory import PARTS, RunDirectory
 from forethought.runs.episodes import SUMS, checked_episode, episode_files, parse_episode, read_sums
+from forethought.runs.evaluations import FOLDER, evaluation_files, read_evaluation
 from forethought.runs.files import Damaged, largest, parse_json, read_bytes, read_sealed
 from forethought.runs.journal import journals, put_aside, read_journal
 from forethought.runs.metrics import check_lines, intact
@@ -46,6 +47,8 @@ def problems(run: RunDirectory) -> Iterator[str]:
     yield from _episodes(run, name, newest)
     yield from _journals(run, name)
     yield from _tried(run, name, newest)
+    for path in evaluation_files(run.path).values():
+        yield from _attempt(run, f"{FOLDER}/{path.name}", lambda path=path: read_evaluation(path, name))
 
 
 def _checkpoints(run: RunDirectory, name: str | None) -> Generator[str, None, Stored | None]:

@@ -1,10 +1,9 @@
-"""What a controller is worth, and the controller itself, for a user's own loop."""
+"""The controller of a run, for a user's own loop."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import gymnasium
 import jax.random as jr
@@ -14,50 +13,12 @@ from gymnasium import spaces
 from forethought.core import AbstractPolicy, Task
 from forethought.math.act import act, start
 from forethought.math.angles import wrap_observation
-from forethought.math.stats import mean_interval
 from forethought.planners.mpc import MPC, PlanOnce
 from forethought.runs.experiment import Experiment, Named, open_run
 from forethought.runs.precision import in_64_bit
-from forethought.types import RandomKey, UserError
 from forethought.worlds.guard import TransitionError, check_observation
 from forethought.worlds.gym import GymWorld
 from forethought.worlds.source import Guarded, executed
-
-
-class Evaluation(NamedTuple):
-    """Returns of a controller from given starts, without exploration or learning."""
-
-    returns: list[float]
-    mean_return: float
-    interval: tuple[float, float] | None
-    """95% confidence interval of the mean over starts (Student's t); None for one episode."""
-    env_steps: int
-    starts: list[int]
-    successes: int | None
-    """How many episodes succeeded, where the task has a test for it."""
-
-
-@in_64_bit
-def evaluate(task: Task, policy: AbstractPolicy, key: RandomKey, conditions: Sequence[int]) -> Evaluation:
-    """Run the policy once from each condition, in a world of its own."""
-    episodes = task.world.fresh().rollouts(policy, key, conditions, task.limit)
-    returns = [float(np.sum(e.reward)) for e in episodes]
-    mean, interval = mean_interval(returns)
-    successes = None if task.success is None else sum(bool(task.success(e)) for e in episodes)
-    steps = sum(e.length for e in episodes)
-    return Evaluation(returns, mean, interval, steps, [int(c) for c in conditions], successes)
-
-
-def starts_for(task: Task, episodes: int | None, seed: int | None) -> list[int]:
-    """Conditions of an evaluation: the task's fixed ones (and the numbers after them), or seed, seed + 1, ..."""
-    for name, value, least, most in (("episodes", episodes, 1, 10**6), ("seed", seed, 0, 2**31 - 10**6)):
-        if value is not None and not least <= value <= most:
-            raise UserError(f"{name} is {value}; it must be a whole number, at least {least} and at most {most}.")
-    count = len(task.starts) if episodes is None else episodes
-    if seed is not None:
-        return list(range(seed, seed + count))
-    more = max(task.starts) + 1
-    return [*task.starts[:count], *range(more, more + count - len(task.starts))]
 
 
 class ControlError(Exception):
