@@ -55,11 +55,14 @@ def ours(planner: MCTS, problem: Problem, key: Any) -> Any:
 
 
 @eqx.filter_jit
-def theirs(planner: MCTS, problem: Problem, key: Any) -> Any:
-    """mctx's policy, with the same recurrent function and nothing around it."""
+def theirs(planner: MCTS, problem: Problem, key: Any, pool: jax.Array) -> Any:
+    """mctx's policy, with the same recurrent function and nothing around it.
+
+    `pool` is what its rollouts choose from, as in `ours`: an argument, as the compiler would drop the plans of nodes
+    that can only be zeros.
+    """
     mctx = need_mctx()
     how, dynamics = beliefs(planner.imagination, problem, key)
-    pool = jnp.zeros((planner.sequences, problem.horizon, problem.actions.d), jnp.float32)
     world = World(problem, how, dynamics, pool, planner._shape(problem, how))
     first = root(world, key)
     value, node = -first.value[None], jax.tree.map(lambda leaf: leaf[None], first)
@@ -81,7 +84,8 @@ def speed(rounds: int, plans: int) -> list[dict[str, Any]]:
         how = Imagination(propagation="mean")
         planner = MCTS(how, search, simulations=simulations, rollouts=1, rollout_steps=0, sequences=2)
         taken: dict[str, list[float]] = {"ours": [], "mctx": []}
-        sides = {"ours": ours, "mctx": theirs}
+        pool = jr.normal(jr.key(1), (planner.sequences, problem.horizon, problem.actions.d), jnp.float32)
+        sides: dict[str, Any] = {"ours": ours, "mctx": lambda p, q, k, pool=pool: theirs(p, q, k, pool)}
         for call in sides.values():
             jax.block_until_ready(call(planner, problem, jr.key(0)))
         for number in range(rounds):
