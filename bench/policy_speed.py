@@ -28,6 +28,7 @@ from runner import RESULTS, commit, machine  # noqa: E402
 from forethought.algorithms.globally import V15, V20  # noqa: E402
 from forethought.algorithms.improve import Improvement, where_episodes_were  # noqa: E402
 from forethought.algorithms.improve_moments import belief_problem, improve_moments, value_and_slope  # noqa: E402
+from forethought.core import AbstractPolicy  # noqa: E402
 from forethought.math.act import act, start  # noqa: E402
 from forethought.math.closed_loop import Stretch  # noqa: E402
 from forethought.models.gp_learner import GPLearner  # noqa: E402
@@ -68,6 +69,18 @@ def one_round() -> dict[str, object]:
     return {"rows": ROWS, "centres": int(model.size), "restarts": rows, "seconds": total, "compiling": compiling}
 
 
+def milliseconds(policy: AbstractPolicy, x: np.ndarray, calls: int = 220) -> float:
+    """The median over calls of one compiled action, after twenty."""
+    carry = start(policy, x, jr.key(1))
+    times = []
+    for t in range(calls):
+        clock = time.perf_counter()
+        u, carry = act(policy, carry, x, np.asarray(t, np.int32))
+        np.asarray(u)
+        times.append(1e3 * (time.perf_counter() - clock))
+    return statistics.median(times[20:])
+
+
 def acting() -> dict[str, float]:
     """Median milliseconds of an action, compiled: of v2.0's policy, and of v1.5's plan."""
     target = task("Pendulum-v1")
@@ -80,15 +93,7 @@ def acting() -> dict[str, float]:
         else:
             state, _ = algorithm.step(target, state, 0)
             policy = algorithm.policy(target, state)
-        x = np.asarray(state.data.x)[0]
-        carry = start(policy, x, jr.key(1))
-        times = []
-        for t in range(220):
-            clock = time.perf_counter()
-            u, carry = act(policy, carry, x, np.asarray(t, np.int32))
-            np.asarray(u)
-            times.append(1e3 * (time.perf_counter() - clock))
-        found[name] = statistics.median(times[20:])
+        found[name] = milliseconds(policy, np.asarray(state.data.x)[0])
     print(f"an action: v2.0 {found['v2.0']:.3f} ms, v1.5 {found['v1.5']:.2f} ms", flush=True)
     return found | {"ratio": found["v1.5"] / found["v2.0"]}
 
