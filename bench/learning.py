@@ -145,6 +145,10 @@ STUDIES: dict[str, Study] = {
     "mcts-pendulum": Study("Pendulum-v1", V15(MCTS(sequences=128)), (100, 200, 400), seeds=5),
     # Version 2.0: a policy improved in the Gaussian process; on the pendulum in trials of 50 steps
     "swingup-v2.0": Study("cartpole-swingup", V20(GPLearner(), base_steps=60), SWINGUP[:5], seeds=20),
+    # The default of its day; it knew only the beginnings that it had seen
+    "swingup-v2.0-seen": Study(
+        "cartpole-swingup", V20(GPLearner(), base_steps=60, beginnings="seen"), SWINGUP[:5], seeds=20
+    ),
     "pendulum-v2.0": Study("Pendulum-v1", V20(GPLearner()), (100, 200), limit=50),
     # 1: the first flagship, and its ceiling
     "pendulum": Study("Pendulum-v1", FIRST, PENDULUM),

@@ -25,8 +25,9 @@ import numpy as np  # noqa: E402
 from jax.flatten_util import ravel_pytree  # noqa: E402
 from runner import RESULTS, commit, machine  # noqa: E402
 
+from forethought.algorithms.beginnings import where_episodes_were  # noqa: E402
 from forethought.algorithms.globally import V15, V20  # noqa: E402
-from forethought.algorithms.improve import Improvement, where_episodes_were  # noqa: E402
+from forethought.algorithms.improve import Improvement  # noqa: E402
 from forethought.algorithms.improve_moments import belief_problem, improve_moments, value_and_slope  # noqa: E402
 from forethought.core import AbstractPolicy  # noqa: E402
 from forethought.math.act import act, start  # noqa: E402

@@ -13,8 +13,9 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from forethought.algorithms import improve as verb
+from forethought.algorithms.beginnings import where_episodes_were
 from forethought.algorithms.globally import V20
-from forethought.algorithms.improve import Imagined, Improve, Improvement, improve, start_pool, where_episodes_were
+from forethought.algorithms.improve import Imagined, Improve, Improvement, improve
 from forethought.algorithms.improve_moments import BeliefProblem, belief_problem, improve_moments, value_and_slope
 from forethought.core import AbstractDynamics
 from forethought.costs.quadratic import Quadratic
@@ -22,7 +23,6 @@ from forethought.math.closed_loop import Stretch
 from forethought.math.gaussian import DiagonalGaussian
 from forethought.math.lqr import lqr
 from forethought.models.gp_learner import GPLearner
-from forethought.models.linear import LinearLearner
 from forethought.models.value import ValueLearner
 from forethought.policies.actor import init_actor
 from forethought.tasks import task
@@ -150,36 +150,6 @@ def test_rounds_and_refits_compile_once(monkeypatch) -> None:
         model = Mass(jnp.asarray(gain * A, jnp.float32), jnp.asarray(B, jnp.float32))
         improve(fresh, new(length=10), place(model, length=10), T, jr.key(0))
     assert len(counted) == 1
-
-
-def test_starts_are_those_of_the_data() -> None:
-    target = task("double-integrator", limit=7)
-    algorithm = V20(LinearLearner(), base_steps=14)
-    state = algorithm.init(target, jr.key(0))
-    for _ in range(2):
-        state, _ = algorithm.step(target, state, 100)
-    began, states = where_episodes_were(state.data)
-    assert began.shape == (2, 2)
-    assert states.shape == (14, 2)
-    scale = np.array([0.5, 2.0], np.float32)
-    pool = np.asarray(start_pool(began, states, 0.25, scale, jr.key(1)))
-    first, other = np.split(pool, [verb.POOL * 3 // 4])
-    assert pool.shape == (verb.POOL, 2)
-    off = np.min(np.abs(first[:, None] - np.asarray(began, np.float32)[None]).max(axis=2), axis=1)
-    assert 0.0 < off.max() < 5.0 * verb.NEAR * 2.0
-    nearest = np.argmin(np.abs(first[:, None] - np.asarray(began, np.float32)[None]).sum(axis=2), axis=1)
-    spread = np.std(first - np.asarray(began, np.float32)[nearest], axis=0) / scale
-    np.testing.assert_allclose(spread, verb.NEAR, rtol=0.3)
-    assert np.isin(other[:, 0], np.asarray(states[:, 0], np.float32)).all()
-
-
-def test_rollouts_begin_where_episodes_do() -> None:
-    """Anywhere in the data only if episodes begin anywhere."""
-    scale, states = np.array([0.5, 2.0]), np.random.default_rng(0).normal(size=(400, 2)) * [0.5, 2.0]
-    assert verb.share_visited(states[:1], scale, 0.6) == 0.0
-    assert verb.share_visited(states, scale, 0.6) == pytest.approx(0.6, rel=0.1)
-    assert verb.share_visited(100.0 * states, scale, 0.6) == 0.6
-    assert verb.share_visited(0.1 * states, scale, 0.6) == pytest.approx(0.06, rel=0.1)
 
 
 @pytest.fixture(scope="module")

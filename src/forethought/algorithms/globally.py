@@ -19,18 +19,12 @@ from typing import Any, Literal
 
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 from jaxtyping import Int
 
+from forethought.algorithms.beginnings import asked, share_visited, start_pool, where_episodes_were
 from forethought.algorithms.dyna import Dyna
-from forethought.algorithms.improve import (
-    Imagined,
-    Improve,
-    Improvement,
-    improve,
-    share_visited,
-    start_pool,
-    where_episodes_were,
-)
+from forethought.algorithms.improve import Imagined, Improve, Improvement, improve
 from forethought.algorithms.improve_moments import belief_problem, improve_moments
 from forethought.algorithms.shown import Show, improve_from_shown
 from forethought.algorithms.soft_actor_critic import SoftActorCritic
@@ -274,6 +268,9 @@ class V20(AbstractAlgorithm):
     improve: Improve = Improve()
     iterations: int = 50
     """Of L-BFGS per improvement, with moments."""
+    beginnings: Literal["auto", "asked", "seen"] = "auto"
+    """Where episodes begin: asked: as resets of a copy of the world tell, without a step; seen: as those of the data
+    did; auto: asked, but seen where the world cannot be replayed, as a machine's resets are work."""
     visited: float = 0.6
     """Share of the imagined rollouts that start in any state of the data where episodes begin as far apart as the data
     are; less where they begin closer together.  The others start where episodes began."""
@@ -335,9 +332,11 @@ class V20(AbstractAlgorithm):
 
     def _improved(self, task: Task, state: RunState) -> tuple[RunState, Metrics]:
         """Backpropagation through f into the policy."""
-        key, k_place, k_pool, k_improve = jr.split(state.key, 4)
+        key, k_place, k_ask, k_pool, k_improve = jr.split(state.key, 5)
         fitted: PolicyState = state.fitted
         began, states = where_episodes_were(state.data)
+        if self.beginnings == "asked" or (self.beginnings == "auto" and task.world.replayable):
+            began = np.concatenate([began, asked(task.world, k_ask)])
         first = int(fitted.improved) == 0
         fresh = fitted.actor if first else self._fresh(task, k_place)
         actor = placed(fresh, states, k_place) if first else fitted.actor

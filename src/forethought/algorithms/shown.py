@@ -20,7 +20,8 @@ import numpy as np
 import optax
 from jaxtyping import Float, Int
 
-from forethought.algorithms.improve import NEAR, Imagined, Improvement, trained_leaves
+from forethought.algorithms.beginnings import NEAR
+from forethought.algorithms.improve import Imagined, Improvement, trained_leaves
 from forethought.core import AbstractCost, AbstractDynamics, AbstractPlanner, AbstractPolicy, Problem
 from forethought.math.finite import where_all
 from forethought.math.rollout import Imagination, needed, transition

@@ -136,6 +136,7 @@ RULES: dict[str, Rules] = {
         "imagine": OneOf(("auto", "mean", "particles", "moments")),
         "improve": Instance((Improve,), "an Improve"),
         "iterations": SIZE,
+        "beginnings": OneOf(("auto", "asked", "seen")),
         "visited": SHARE,
         "noise": NOT_NEGATIVE,
         "discount": POSITIVE_SHARE,
