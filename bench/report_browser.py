@@ -16,7 +16,6 @@ from chrome import chrome
 
 SIZES = {"laptop": (1366, 768), "phone": (390, 844)}
 ALL = "dispatchEvent(new Event('beforeprint')); dispatchEvent(new Event('afterprint'));"
-DRAWN = "return document.querySelectorAll('.plot').length === document.querySelectorAll('.plot .main-svg').length / 1 || 1"
 
 
 def main(out: Path, pages: list[Path]) -> int:
@@ -30,7 +29,9 @@ def main(out: Path, pages: list[Path]) -> int:
                     window.open(path.absolute().as_uri())
                     window.until("return document.querySelectorAll('section').length")
                     window.run(ALL)
-                    window.until("return [...document.querySelectorAll('.plot')].every((p) => p.querySelector('.main-svg'))")
+                    window.until(
+                        "return [...document.querySelectorAll('.plot')].every((p) => p.querySelector('.main-svg'))"
+                    )
                     where = out / f"{path.parent.name}-{name}{'-dark' if dark else ''}.png"
                     window.screenshot(where, whole=True)
             said, asked = window.complaints(), [u for u in window.requests() if not u.startswith(("file:", "data:"))]

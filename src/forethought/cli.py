@@ -31,6 +31,11 @@ usage: forethought COMMAND ...
   evaluate DIR     run a saved controller from fixed starts
   diagnose DIR     say how wrong a run's model is, and where
   resume DIR       go on with a run
+  report RUN...    write what runs did into one page that opens anywhere
+  watch RUN        serve that page while the run goes on, on this machine only
+  compare RUN...   say which settings are better, and how sure that is
+  sweep TASK       train with several seeds and settings, one process each
+  lecture          measure what the lecture says, claim by claim
   check TASK       act at random in an environment, and say what is wrong with it and how to mend it
   tasks            list tasks
   info             versions and platform, for bug reports
@@ -362,6 +367,11 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "evaluate": evaluate,
     "diagnose": diagnose,
     "resume": resume,
+    "report": elsewhere("reporting.report"),
+    "watch": elsewhere("reporting.watch"),
+    "compare": elsewhere("comparing.command"),
+    "sweep": elsewhere("sweeping.command"),
+    "lecture": elsewhere("lecture.command"),
     "check": check,
     "tasks": tasks,
     "info": info,

@@ -18,7 +18,7 @@ from forethought.core import AbstractCost, AbstractDynamics
 from forethought.math.calibration import average, inside, share_interval
 from forethought.math.diagnosis import HORIZON, Model, break_even, data_scale, while_training
 from forethought.math.gaussian import DiagonalGaussian
-from forethought.math.hindsight import _roll_out, outcomes
+from forethought.math.hindsight import roll_out, outcomes
 from forethought.math.judgement import PARTICLES, judge
 from forethought.types import Spec
 
@@ -164,13 +164,13 @@ def test_the_gap_of_an_optimistic_model_by_hand() -> None:
 
 
 def test_nothing_recompiles_from_piece_to_piece() -> None:
-    before = _roll_out._cached._cache_size() if hasattr(_roll_out, "_cached") else None
+    before = roll_out._cached._cache_size() if hasattr(roll_out, "_cached") else None
     training(noisy(), real(20), SCALE)
-    first = None if before is None else _roll_out._cached._cache_size()
+    first = None if before is None else roll_out._cached._cache_size()
     for steps in (1, 7, 32):
         training(noisy(sigma=2 * SIGMA), real(steps), SCALE, horizon=steps)
     assert before is not None
-    assert _roll_out._cached._cache_size() == first
+    assert roll_out._cached._cache_size() == first
 
 
 class Broken(AbstractDynamics):

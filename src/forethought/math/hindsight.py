@@ -140,17 +140,20 @@ def _charge(cost: AbstractCost, x: State, u: Action, y: Float[Array, " k"], t: T
 
 
 @eqx.filter_jit
-def _drawn(model: AbstractDynamics, key: Array, particles: int) -> AbstractDynamics:
+def draw_beliefs(model: AbstractDynamics, key: Array, particles: int) -> AbstractDynamics:
     """So many beliefs.  Apart from the rollouts, whose program is large: beliefs may keep their size while the model
     grows with its data."""
     return model.draw(jr.wrap_key_data(jnp.asarray(key)), particles)
 
 
 @eqx.filter_jit
-def _roll_out(
+def roll_out(
     drawn: AbstractDynamics, cost: AbstractCost, spec: Spec, seen: Stretches, key: Array
 ) -> tuple[_Step, Float[Array, "S W"]]:
-    """What each belief said, [W R S P ...], and the task's cost of the real steps."""
+    """What each belief said, [W R S P ...], and the task's cost of the real steps.
+
+    `key` is the data of random keys, uint32[W R S P 4].
+    """
     # Noise by the device's own generator, which compiles in a quarter of the time; of several keys at once it uses one.
     noise = jr.wrap_key_data(jnp.asarray(key), impl="rbg")
     _, replicas, count, particles = noise.shape
@@ -187,7 +190,7 @@ def believe(
     count, length = seen.fresh.shape
     drawing = np.random.default_rng(random[0]).integers(2**32, size=jr.key_data(jr.key(0)).shape, dtype=np.uint32)
     noise = random[1].integers(2**32, size=(length, replicas, count, particles, 4), dtype=np.uint32)
-    said, real = _roll_out(_drawn(model, jnp.asarray(drawing), particles), cost, spec, seen, jnp.asarray(noise))
+    said, real = roll_out(draw_beliefs(model, jnp.asarray(drawing), particles), cost, spec, seen, jnp.asarray(noise))
     # [W R S P ...] -> [R P S W ...]
     said = _Step(*(np.moveaxis(np.asarray(v, np.float64), (0, 1, 2, 3), (3, 0, 2, 1)) for v in said))
     with np.errstate(all="ignore"):

@@ -44,12 +44,14 @@ class Tally(eqx.Module):
     """Plans whose candidates all cost the same: a model or a cost that is constant, or nothing left to gain."""
     left_out: Int[Array, ""]
     """The most particles that a plan had to leave out, because nothing was finite in them."""
+    spread: Float[Array, ""]
+    """Standard deviation of the last plan's elites, in half ranges; NaN where the planner says nothing of it."""
 
 
 def nothing_yet() -> Tally:
     """Before the first plan."""
     zero = jnp.zeros((), jnp.int32)
-    return Tally(jnp.zeros((), jnp.float32), zero, zero, zero)
+    return Tally(jnp.zeros((), jnp.float32), zero, zero, zero, jnp.full((), jnp.nan, jnp.float32))
 
 
 def tallied(tally: Tally, plan: Plan) -> Tally:
@@ -61,6 +63,7 @@ def tallied(tally: Tally, plan: Plan) -> Tally:
         failures=tally.failures,
         ties=tally.ties + tied.astype(jnp.int32),
         left_out=jnp.maximum(tally.left_out, left_out),
+        spread=jnp.asarray(plan.metrics.get("spread", jnp.nan), jnp.float32),
     )
 
 
@@ -165,8 +168,8 @@ class PlanOnce(AbstractPolicy[PlanOnceCarry]):
 
 
 def planning_metrics(carry: MPCCarry | PlanOnceCarry) -> Metrics:
-    """What the run reports about planning: the expected cost of the last plan, failed plans, ties, particles left
-    out."""
+    """What the run reports about planning: the last plan's expected cost and the spread of its elites, failed plans,
+    ties, particles left out."""
     tally = carry.tally
     counts = {"plan_failures": tally.failures, "plan_ties": tally.ties, "plan_left_out": tally.left_out}
-    return {"plan_cost": tally.cost, **counts}
+    return {"plan_cost": tally.cost, "plan_spread": tally.spread, **counts}
