@@ -14,7 +14,6 @@ import os
 import platform
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -74,23 +73,22 @@ def seeds(text: str) -> list[int]:
 
 def run_all(name: str, wanted: list[int], out: Path, jobs: int) -> int:
     """Start a process per missing seed, `jobs` at a time, each with one thread; returns how many failed."""
-    environment = os.environ | {"XLA_FLAGS": os.environ.get("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")}
-    waiting = [seed for seed in wanted if not (out / f"{seed}.json").exists()]
-    print(f"{name}: {len(wanted) - len(waiting)} of {len(wanted)} seeds are done", flush=True)
-    running: dict[int, subprocess.Popen[bytes]] = {}
-    failed = 0
-    while waiting or running:
-        while waiting and len(running) < jobs:
-            seed = waiting.pop(0)
-            command = [sys.executable, __file__, name, "--only", str(seed), "--out", str(out)]
-            running[seed] = subprocess.Popen(command, env=environment)
-        for seed, process in list(running.items()):
-            if process.poll() is not None:
-                del running[seed]
-                failed += process.returncode != 0
-                print(f"{name}: seed {seed} {'done' if process.returncode == 0 else 'FAILED'}", flush=True)
-        time.sleep(0.2)
-    return failed
+    from forethought.sweeping.job import Job, Outcome
+    from forethought.sweeping.sweep import sweep
+
+    def tell(outcome: Outcome) -> None:
+        if not outcome.earlier:
+            print(f"{name}: seed {outcome.name} {'done' if outcome.status == 'done' else 'FAILED'}", flush=True)
+
+    environment = {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false"} | os.environ
+    done = [seed for seed in wanted if (out / f"{seed}.json").exists()]
+    print(f"{name}: {len(done)} of {len(wanted)} seeds are done", flush=True)
+    each = [
+        Job(str(seed), (sys.executable, __file__, name, "--only", str(seed), "--out", str(out)), out / f"{seed}.json")
+        for seed in dict.fromkeys(wanted)
+    ]
+    found = sweep(each, at_once=jobs, environment=environment, tell=tell)
+    return sum(outcome.status == "failed" for outcome in found)
 
 
 def main() -> int:

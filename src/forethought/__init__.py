@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from forethought.algorithms.locally import Local
     from forethought.algorithms.soft_actor_critic import SoftActorCritic
     from forethought.algorithms.trust_region import TrustRegion
+    from forethought.comparing.comparison import Comparison, compare
     from forethought.core import (
         AbstractAlgorithm,
         AbstractCost,
@@ -119,6 +120,7 @@ _WHERE = {
     "planners.mpc": ("MPC",),
     "planners.mppi": ("MPPI",),
     "planners.shooting": ("RandomShooting",),
+    "comparing.comparison": ("Comparison", "compare"),
     "runs.evaluation": ("evaluate",),
     "runs.loaded": ("ControlError", "LoadedPolicy", "load"),
     "runs.experiment": ("Experiment", "Result"),
