@@ -278,6 +278,8 @@ def unstable(report: Report, length: int) -> str | None:
 def _growth(adjoint: Float[np.ndarray, "R H"], length: int) -> float:
     """How many times the adjoint is larger somewhere than at the end of the horizon."""
     mean = np.mean(adjoint, axis=0)[:length]
+    if not np.isfinite(mean).all():
+        return float("inf")
     return float(np.max(mean, initial=0.0) / max(float(np.median(mean[-max(1, length // 10) :])), 1e-30))
 
 
