@@ -194,7 +194,8 @@ def test_a_users_base_policy_collects_the_first_data(pendulum) -> None:
     assert metrics["planned"] is False
 
 
-@pytest.mark.parametrize("algorithm", ALL)
+# The first one fits a single time.
+@pytest.mark.parametrize("algorithm", [pytest.param(*ALL[0].values, id="v0.5", marks=pytest.mark.slow), *ALL[1:]])
 def test_nothing_compiles_after_the_first_planned_turns(algorithm, pendulum) -> None:
     compiled: list[str] = []
     jax.monitoring.register_event_duration_secs_listener(

@@ -91,8 +91,8 @@ def test_a_value_function_closes_a_short_horizon() -> None:
     for terminal in ("none", "value"):
         how = Improve(
             horizon=8,
-            particles=32,
-            gradient_steps=800,
+            particles=16,
+            gradient_steps=400,
             learning_rate=0.02,
             terminal=terminal,
             value=ValueLearner(width=32, gradient_steps=100),

@@ -153,7 +153,7 @@ def test_whatever_was_carried(before, scale):
     require_feasible(found, old, how)
 
 
-@pytest.mark.parametrize("kl", [1e-12, 1e-3, 1e6])
+@pytest.mark.parametrize("kl", [1e-12, pytest.param(1e-3, marks=pytest.mark.slow), 1e6])
 def test_bounds_from_tiny_to_huge(kl):
     how = as_asked(fit="bayesian", bound="sum", dynamics="local", kl=kl)
     found, old = improved(data(), how)

@@ -61,7 +61,7 @@ def evaluate(cost, rows, extra: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(costs), np.asarray(jax.vmap(cost.alive)(y))
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("id", KNOWN)
 def test_reward_and_end_are_the_environments(id: str, seed: int) -> None:
     rows = plain(id) if seed == 0 else transitions(id, seed)

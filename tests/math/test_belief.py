@@ -111,24 +111,24 @@ def test_a_mean_may_pass_half_a_turn():
     np.testing.assert_allclose(b.cov, a.cov, atol=1e-9)
 
 
+def rollout_cost(theta, change, spread):
+    policy = LinearActions(theta[None, :2], theta[2:], (np.array([-2.0]), np.array([1.0])))
+    start = Belief(START.mean, spread * START.cov)
+    got = forecast(Spec(2, 1, angles=(1,)), change, policy, spread * NOISE, start, 6)
+    return jnp.sum(got.mean**2) + jnp.sum(jnp.trace(got.cov, axis1=1, axis2=2))
+
+
+cost_and_slope = jax.jit(jax.value_and_grad(rollout_cost))
+
+
 @pytest.mark.parametrize("spread", [0.0, 1.0])
 def test_gradients_of_a_rollout_are_finite_and_those_of_differences(spread):
-    spec = Spec(2, 1, angles=(1,))
-    start = Belief(START.mean, spread * START.cov)
-    limits = (np.array([-2.0]), np.array([1.0]))
-    change = gp(4)
-
-    @jax.jit
-    def cost(theta, change):
-        policy = LinearActions(theta[None, :2], theta[2:], limits)
-        got = forecast(spec, change, policy, spread * NOISE, start, 6)
-        return jnp.sum(got.mean**2) + jnp.sum(jnp.trace(got.cov, axis1=1, axis2=2))
-
-    theta = np.array([-0.8, 1.1, 0.2])
-    gradient = jax.jit(jax.grad(cost))(theta, change)
+    change, theta = gp(4), np.array([-0.8, 1.1, 0.2])
+    cost = lambda theta: cost_and_slope(theta, change, spread)[0]
+    _, gradient = cost_and_slope(theta, change, spread)
     assert np.all(np.isfinite(gradient))
     for e in 1e-6 * np.eye(3):
-        numeric = (cost(theta + e, change) - cost(theta - e, change)) / 2e-6
+        numeric = (cost(theta + e) - cost(theta - e)) / 2e-6
         np.testing.assert_allclose(gradient @ e / 1e-6, numeric, rtol=1e-5, atol=1e-6)
 
 

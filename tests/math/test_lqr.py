@@ -40,7 +40,8 @@ def start(n, seed=5):
     return np.random.default_rng(seed).standard_normal(n)
 
 
-SHAPES = [(1, 1, 1), (1, 1, 5), (3, 2, 7), (2, 4, 6), (5, 1, 12), (4, 3, 1), (8, 7, 4), (34, 2, 3)]
+SHAPES = [(1, 1, 1), (3, 2, 7), (2, 4, 6), (4, 3, 1), (8, 7, 4), (34, 2, 3)]
+SHAPES += [pytest.param(*shape, marks=pytest.mark.slow) for shape in ((1, 1, 5), (5, 1, 12))]
 
 
 @pytest.mark.parametrize(("n", "m", "T"), SHAPES)

@@ -15,6 +15,9 @@ from forethought.math.lqr import lqr
 from forethought.math.riccati import riccati
 from lqr_cases import Case, case, constant
 
+FRESH = True
+"""What is traced is replaced."""
+
 
 def noise(T, n, seed=0):
     root = np.random.default_rng(seed).standard_normal((T, n, n))

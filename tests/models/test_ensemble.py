@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -37,7 +39,7 @@ def fitted():
 
 def test_it_learns_the_change_of_state(fitted) -> None:
     x, u, y = pendulum_like(200, seed=9)
-    mean = jax.vmap(lambda a, b: fitted[1].model.predict(a, b, ZERO).mean)(x, u)
+    mean = jax.jit(jax.vmap(lambda a, b: fitted[1].model.predict(a, b, ZERO).mean))(x, u)
     error, change = np.abs(np.asarray(mean) - y).mean(), np.abs(y - x).mean()
     assert error < 0.05 * change
 
@@ -178,7 +180,7 @@ def test_reward_and_termination_are_extra_outputs() -> None:
     y = x + 0.1 * u
     spec = Spec(1, 1, extras=2)
     data = as_dataset(spec, as_trajectory(x, u, y, reward=3.0 * x[:, 0] - 1.0, terminated=x[:, 0] > 0.5))
-    learner = EnsembleLearner(gradient_steps=2000)
+    learner = EnsembleLearner(members=3, gradient_steps=2000)
     fitted, _ = learner.fit(learner.init(spec, jr.key(0)), data, jr.key(1))
     for point in (-0.7, 0.0, 0.9):
         mean = fitted.model.predict(jnp.array([point]), jnp.array([0.3]), ZERO).mean
@@ -213,7 +215,7 @@ def test_holdout_numbers_come_from_rows_a_member_never_saw() -> None:
     fitted, metrics = learner.fit(learner.init(spec, jr.key(0)), data, jr.key(1))
     assert metrics["holdout_mse"].shape == (5,)
     assert np.all(np.asarray(metrics["holdout_mse"]) > 0.9)
-    without = eqx.tree_at(lambda v: (v.bootstrap, v.holdout), learner, (False, 0.0))
+    without = dataclasses.replace(learner, bootstrap=False, holdout=0.0, gradient_steps=10)
     _, metrics = without.fit(fitted, data, jr.key(2))
     assert np.all(np.isnan(np.asarray(metrics["holdout_mse"]))), "every row was seen: no flattering number"
 
@@ -340,5 +342,7 @@ def test_if_nobody_is_healthy_every_belief_is_nan() -> None:
     assert np.isnan(model.predict(x, u, ZERO).mean).all()
 
 
-def test_it_keeps_what_a_learner_promises() -> None:
-    check_model(EnsembleLearner(members=3, width=16, gradient_steps=300))
+@pytest.mark.parametrize("spec", [Spec(2, 1), pytest.param(None, marks=pytest.mark.slow)])
+def test_it_keeps_what_a_learner_promises(spec) -> None:
+    """With an angle and a learned reward it is checked in test_testing.py."""
+    check_model(EnsembleLearner(members=3, width=16, gradient_steps=300), spec)

@@ -245,8 +245,9 @@ def test_components_that_are_not_there_say_nothing() -> None:
     assert familiar(model, x, u) == familiar(missing, x, u)
 
 
-def test_check_model() -> None:
-    check_model(GMMLearner())
+@pytest.mark.parametrize("spec", [Spec(3, 2, extras=2, angles=(2,)), pytest.param(None, marks=pytest.mark.slow)])
+def test_check_model(spec) -> None:
+    check_model(GMMLearner(), spec)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -141,7 +141,9 @@ def test_a_drawn_belief_has_no_doubt_left() -> None:
     assert (np.asarray(predict(model, np.array([50.0, 50.0]), u[0]).std) > 3 * np.asarray(far.std)).all()
 
 
-@pytest.mark.parametrize(("rows", "precision"), [(5, 1e-3), (6, 1e-6), (10, 1e-3), (50, 1e-3)])
+@pytest.mark.parametrize(
+    ("rows", "precision"), [(5, 1e-3), (6, 1e-6), pytest.param(10, 1e-3, marks=pytest.mark.slow), (50, 1e-3)]
+)
 def test_noise_is_right_on_average_however_few_the_rows(rows, precision) -> None:
     learner, found, inside = LinearLearner(precision=precision), [], []
     for seed in range(120):

@@ -103,7 +103,11 @@ def test_every_model_plans_with_every_planner_in_every_algorithm(combination) ->
     assert np.all(np.abs(actions) <= 2.0)
 
 
-@pytest.mark.parametrize("model", [name for name in LEARNERS if not name.startswith("physics")])
+OTHERS = {"auto": "of two that are asked themselves", "network": "one member of an ensemble"}
+LEARN = [pytest.param(m, marks=[pytest.mark.slow] if m in OTHERS else []) for m in LEARNERS if "physics" not in m]
+
+
+@pytest.mark.parametrize("model", LEARN)
 def test_discrete_actions_and_a_learned_cost(model) -> None:
     """CartPole-v1 by its observations alone: reward and termination are outputs of the model."""
     target = task("CartPole-v1", action_repeat=2)

@@ -54,14 +54,19 @@ def only_one_moves(x, u, theta):
     return jnp.append(0.5 * x[:5], theta["w"] @ jnp.append(x[:4], u))
 
 
-@pytest.mark.parametrize(("rows", "low", "high"), [(4, 10.0, 1e4), (5, 10.0, 1e4), (7, 0.4, 1.4), (12, 0.6, 1.4)])
+@pytest.mark.parametrize(
+    ("rows", "low", "high"),
+    [(4, 10.0, 1e4), pytest.param(5, 10.0, 1e4, marks=pytest.mark.slow), (7, 0.4, 1.4), (12, 0.6, 1.4)],
+)
 def test_noise_where_parameters_act_on_one_state(rows, low, high) -> None:
     """What they used up is used up there; with nothing left all changes may be noise."""
     random, ratios = np.random.default_rng(0), []
+    true = {"w": jnp.array([0.5, -0.3, 0.2, 0.4, 0.7])}
+    move = jax.jit(jax.vmap(lambda x, u: only_one_moves(x, u, true)))
     learner = PhysicsLearner(only_one_moves, {"w": np.ones(5)}, doubt=5.0)
     for _ in range(40):
         x, u = random.normal(size=(rows, 6)), random.normal(size=(rows, 1))
-        y = jax.vmap(lambda x, u: only_one_moves(x, u, {"w": jnp.array([0.5, -0.3, 0.2, 0.4, 0.7])}))(x, u)
+        y = move(x, u)
         _, metrics = fit(learner, Spec(6, 1), as_trajectory(x, u, np.asarray(y) + 0.1 * random.normal(size=y.shape)))
         ratios.append(metrics["noise"] ** 2 / 0.01)
     assert low < np.median(ratios, axis=0)[-1] < high
@@ -73,7 +78,9 @@ def coupled(x, u, theta):
     return jnp.stack([theta["a"] * x[0] + 0.1 * x[1] + theta["b"] * u[0], theta["c"] * x[1] + 0.5])
 
 
-@pytest.mark.parametrize(("horizon", "seen"), [(1, 0.0), (4, 0.0), (10, 0.0), (10, 0.05)])
+@pytest.mark.parametrize(
+    ("horizon", "seen"), [(1, 0.0), pytest.param(4, 0.0, marks=pytest.mark.slow), (10, 0.0), (10, 0.05)]
+)
 def test_the_posterior_is_as_wide_as_estimates_are(horizon, seen) -> None:
     """Mahalanobis distance of the truth, with process noise: stretches that overlap share it."""
     random, true, found = np.random.default_rng(1), np.array([0.8, 0.5, 0.9]), []

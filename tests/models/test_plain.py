@@ -109,5 +109,6 @@ def test_a_network_that_is_not_finite_starts_anew(fitted) -> None:
     assert np.any(np.asarray(_parts(after).members.layers[0].weight) != 0.0)
 
 
-def test_it_keeps_what_a_learner_promises() -> None:
-    check_model(NetworkLearner(width=16, gradient_steps=500))
+@pytest.mark.parametrize("spec", [Spec(3, 2, extras=2, angles=(2,)), pytest.param(None, marks=pytest.mark.slow)])
+def test_it_keeps_what_a_learner_promises(spec) -> None:
+    check_model(NetworkLearner(width=16, gradient_steps=500), spec)

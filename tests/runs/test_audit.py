@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 
+from compiling import FLAGS
 from small import recipe
 
 HOOK = """
 import sys
-events, watching = [], []
+events, watching, heads = [], [], {heads!r}
 def hook(event, arguments):
-    if watching:
+    if watching and (heads is None or event.split(".")[0] in heads):
         events.append((event, [str(a)[:300] for a in arguments[:3]]))
 sys.addaudithook(hook)
 """
@@ -68,14 +69,14 @@ print(json.dumps({{"events": events, "said": said}}))
 """
 
 
-def python(code: str, **environment: str) -> Any:
-    """Run it in a process of its own, with the hook; what it printed last."""
+def python(code: str, heads: tuple[str, ...] | None = None) -> Any:
+    """Run it in a process of its own, with the hook on all events or on these; what it printed last."""
     done = subprocess.run(
-        [sys.executable, "-c", HOOK + code],
+        [sys.executable, "-c", HOOK.format(heads=heads) + code],
         capture_output=True,
         text=True,
         check=False,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"} | environment,
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}"},
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
@@ -179,8 +180,7 @@ recipe(out=Path({out!r}), steps=20).run()
 before = len(events)
 forethought.load({out!r})
 watching.clear()
-kept = [(i >= imported, i >= before, e, a) for i, (e, a) in enumerate(events) if e.split(".")[0] in {heads!r}]
-print(json.dumps(kept))
+print(json.dumps([(i >= imported, i >= before, e, a) for i, (e, a) in enumerate(events)]))
 """
 
 
@@ -189,7 +189,7 @@ def trained(tmp_path_factory) -> list:
     """Events of import, training and loading, in one process."""
     out = str(tmp_path_factory.mktemp("network") / "run")
     heads = ("socket", "urllib", "pickle", "subprocess", "os", "http", "ftplib", "smtplib")
-    return python(TRAIN.format(tests=str(Path(__file__).parents[1]), out=out, heads=heads))
+    return python(TRAIN.format(tests=str(Path(__file__).parents[1]), out=out), heads)
 
 
 @pytest.mark.parametrize("name", NETWORK)

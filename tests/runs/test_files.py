@@ -301,6 +301,7 @@ def test_a_folder_that_is_removed_under_a_run(tmp_path, on_save_error):
     assert any("could not be saved" in sentence for sentence in listener.said)
 
 
+LIMITS = (0, 500, 30_000)
 FULL = """
 import resource, signal, sys
 sys.path.insert(0, {tests!r})
@@ -312,28 +313,42 @@ from forethought.runs.files import StorageError
 from forethought.runs.log import Quiet
 from small import recipe
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+def allow(size):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 class Shrink(Quiet):
     def turn(self, turn):
         if turn.env_steps == 20:
-            resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, resource.RLIM_INFINITY))
-try:
-    # At random to the end: nothing has to be compiled.
-    experiment = recipe(out=Path({out!r}))
-    replace(experiment, algorithm=replace(experiment.algorithm, base_steps=30)).run(Shrink())
-except StorageError as error:
-    print("SAID", error)
+            allow(self.limit)
+for limit in {limits}:
+    show = Shrink()
+    show.limit = limit
+    try:
+        # At random to the end: nothing has to be compiled.
+        experiment = recipe(out=Path({out!r}) / str(limit))
+        replace(experiment, algorithm=replace(experiment.algorithm, base_steps=30)).run(show)
+    except StorageError as error:
+        print("SAID", limit, error)
+    allow(resource.RLIM_INFINITY)
 """
 
 
-@pytest.mark.parametrize("limit", [0, pytest.param(500, marks=pytest.mark.slow), 30_000])
-def test_a_disk_that_is_really_full(tmp_path, limit):
-    """No file may be larger than this: the kernel itself refuses, also in the middle of a write."""
-    out = tmp_path / "run"
-    code = FULL.format(tests=str(Path(__file__).parents[1]), out=str(out), limit=limit)
+@pytest.fixture(scope="module")
+def full(tmp_path_factory) -> tuple[Path, str]:
+    """Runs on disks that are full, in another process; and what was said there."""
+    out = tmp_path_factory.mktemp("full")
+    code = FULL.format(tests=str(Path(__file__).parents[1]), out=str(out), limits=LIMITS)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "SAID" in done.stdout
-    assert "File too large" in done.stdout
+    return out, done.stdout
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+def test_a_disk_that_is_really_full(full, limit):
+    """No file may be larger than this: the kernel itself refuses, also in the middle of a write."""
+    folder, said = full
+    out = folder / str(limit)
+    (line,) = [line for line in said.splitlines() if line.startswith(f"SAID {limit} ")]
+    assert "File too large" in line
     assert int(open_run(out).state.steps) == 20
     assert read(numbered(out / "checkpoints")[-1])
     assert resume(out).env_steps == 30
@@ -341,7 +356,7 @@ def test_a_disk_that_is_really_full(tmp_path, limit):
 
 
 def test_limits_are_as_they_were():
-    """The test above limited another process."""
+    """The tests above limited another process."""
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
     assert signal.getsignal(signal.SIGXFSZ) != signal.SIG_DFL
 

@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import resource
+import shutil
 import struct
 import zipfile
 from collections.abc import Callable, Iterator
@@ -144,7 +145,7 @@ def outcomes(value: Any, attempt: Callable[[Any], Any], every: int = 1) -> dict[
     return found
 
 
-@pytest.mark.parametrize(("every", "least"), [(4, 150), pytest.param(1, 600, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("every", "least"), [(8, 75), pytest.param(1, 600, marks=pytest.mark.slow)])
 def test_any_value_anywhere_in_a_recipe(original, every, least):
     def attempt(config):
         read_experiment(original, config, Named()).make_task()
@@ -153,9 +154,11 @@ def test_any_value_anywhere_in_a_recipe(original, every, least):
     assert found["refused"] > least, found
 
 
-@pytest.mark.parametrize(("every", "least"), [(8, 40), pytest.param(1, 300, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("every", "least"), [(16, 20), pytest.param(1, 300, marks=pytest.mark.slow)])
 def test_any_value_anywhere_in_a_manifest(run, every, least):
-    folder = numbered(run / "checkpoints")[-1]
+    *others, folder = numbered(run / "checkpoints")
+    for other in others:  # which would only be read again each time
+        shutil.rmtree(other)
     manifest = json.loads((folder / "manifest.json").read_bytes())
     manifest["arrays"] = {}  # nothing reads it: the arrays say it themselves
 
@@ -183,7 +186,7 @@ def test_any_array_of_another_shape_in_a_checkpoint(run):
     folder = numbered(run / "checkpoints")[-1]
     arrays = load_file(folder / "arrays.safetensors")
     manifest = json.loads((folder / "manifest.json").read_bytes())
-    for name in [*list(arrays)[::7], "data.x", "data.count", "data.episode", "episodes", "steps", "key"]:
+    for name in [*list(arrays)[::14], "data.x", "data.count", "data.episode", "episodes", "steps", "key"]:
         for new in (np.zeros((2, 3, 5)), np.array(2**62), np.array(-1), np.zeros(0, np.complex64), np.array([True])):
             data = save_safetensors(arrays | {name: new})
             (folder / "arrays.safetensors").write_bytes(data)

@@ -76,7 +76,7 @@ def killed(monkeypatch, fragile, out, at, **settings) -> None:
     fragile.plan_fault(None)
 
 
-@pytest.mark.parametrize("at", [1, 7, 11, 17, 41, 50])
+@pytest.mark.parametrize("at", [1, 7, 11, 17, pytest.param(41, marks=pytest.mark.slow), 50])
 def test_a_run_that_was_killed_is_the_same_run(straight, tmp_path, monkeypatch, fragile, capsys, at):
     killed(monkeypatch, fragile, tmp_path / "r", at)
     open_one = (at - 1) // 10

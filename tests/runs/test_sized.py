@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import shutil
 from pathlib import Path
 
@@ -54,14 +55,20 @@ class Two:
         forethought.resume(self.resumed, steps=80)
 
 
-@pytest.fixture(scope="module", params=LEARNERS)
-def runs(request, tmp_path_factory) -> Two:
-    return Two(LEARNERS[request.param], tmp_path_factory.mktemp(request.param))
-
-
 @pytest.fixture(scope="module")
-def gp(tmp_path_factory) -> Two:
-    return Two(GP, tmp_path_factory.mktemp("gp-only"))
+def made(tmp_path_factory):
+    """By learner, and once each."""
+    return functools.cache(lambda name: Two(LEARNERS[name], tmp_path_factory.mktemp(name)))
+
+
+@pytest.fixture(params=LEARNERS)
+def runs(request, made) -> Two:
+    return made(request.param)
+
+
+@pytest.fixture
+def gp(made) -> Two:
+    return made("gp")
 
 
 def arrays(run: Path) -> dict[str, np.ndarray]:
