@@ -18,7 +18,7 @@ from forethought.core import AbstractCost, AbstractDynamics
 from forethought.math.calibration import average, inside, share_interval
 from forethought.math.diagnosis import HORIZON, Model, break_even, data_scale, while_training
 from forethought.math.gaussian import DiagonalGaussian
-from forethought.math.hindsight import roll_out, outcomes
+from forethought.math.hindsight import outcomes, roll_out
 from forethought.math.judgement import PARTICLES, judge
 from forethought.types import Spec
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -60,7 +61,7 @@ def start_pool(
     share: float,
     scale: Float[np.ndarray, " n"],
     key: RandomKey,
-) -> Float[Array, "s n"]:
+) -> Float[jax.Array, "s n"]:
     """POOL start states, float32: of a fixed size, whatever the data.
 
     That share of them are any states that were visited; the others are near those that episodes began in, NEAR away in
