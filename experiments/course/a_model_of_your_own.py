@@ -4,8 +4,8 @@
 # Forethought plans with anything that says where one step leads.  Here you write such a model in two classes, a
 # regression on random waves, check it, plan with it on Pendulum, find out how wrong it is, and give it doubt.
 #
-# Run it cell by cell, or as a program: `python experiments/course/a_model_of_your_own.py` (about two minutes on one core
-# the first time).  With FORETHOUGHT_COURSE=quick everything is tiny, and no number means anything.
+# Run it cell by cell, or as a program: `python experiments/course/a_model_of_your_own.py` (about two minutes on one
+# core the first time).  With FORETHOUGHT_COURSE=quick everything is tiny, and no number means anything.
 
 # %%
 from __future__ import annotations
@@ -176,7 +176,7 @@ def learn(name: str, learner: AbstractLearner, imagination: Imagination | None =
     starts = task(TASK).starts[: 1 if QUICK else 5]
     found = evaluate(held.task, held.policy, jr.key(0), starts)
     turns = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    planned = [turn for turn in turns if turn["planned"]]
+    planned = [turn for turn in turns if turn.get("planned")]
     print(f"\n{name}: mean return {found.mean_return:.0f} (solved: -200), {time.perf_counter() - began:.0f} s")
     print("steps  error after 1  after 20  in the 95% band  promised too much by")
     for turn in planned[:: max(1, len(planned) // 5)]:
@@ -196,8 +196,8 @@ if not QUICK:
 # %% [markdown]
 # ## Give it doubt
 #
-# The weights of a ridge regression have a posterior, N(W, std^2 (Phi^T Phi + ridge)^-1).  A model that draws from it has
-# beliefs that differ where there were no data.
+# The weights of a ridge regression have a posterior, N(W, std^2 (Phi^T Phi + ridge)^-1).  A model that draws from it
+# has beliefs that differ where there were no data.
 
 
 # %%
@@ -246,7 +246,7 @@ class DoubtfulLearner(AbstractLearner):
 
 @eqx.filter_jit
 def posterior_root(model: Waves, data: Any, ridge: float) -> jax.Array:
-    """The inverse of the Cholesky factor of Phi^T Phi + ridge, transposed; in float64, as float32 has too few digits."""
+    """The inverse of the Cholesky factor of Phi^T Phi + ridge, transposed; in float64: float32 has too few digits."""
     used = (jnp.arange(data.capacity) < data.count)[:, None]
     phi = (jax.vmap(model.phi)(data.x, data.u) * used).astype(jnp.float64)
     lower = jnp.linalg.cholesky(phi.T @ phi + ridge * jnp.eye(phi.shape[1], dtype=jnp.float64))

@@ -80,7 +80,7 @@ print(f"random actions: mean return {results['random actions']:.0f}")
 
 # %%
 run = learn("v0.5", V05(base_steps=STEPS), STEPS + EPISODE)
-planned = [turn for turn in turns(run) if turn["planned"]]
+planned = [turn for turn in turns(run) if turn.get("planned")]
 for turn in planned[:1]:
     print(f"the plan promised a cost of {turn['plan_cost']:.0f}; the episode cost {-turn['return']:.0f}")
     print(f"error of the model one step ahead {turn['model_error_1']:.3f}, twenty ahead {turn['model_error_20']}")
@@ -96,10 +96,9 @@ for turn in planned[:1]:
 # %%
 run = learn("v1.0", V10(base_steps=STEPS // 2), STEPS)
 for turn in turns(run):
-    if turn["planned"] and "return" in turn:
-        print(
-            f"promised {turn['plan_cost']:.0f}, got {-turn['return']:.0f}, error one step ahead {turn['model_error_1']:.3f}"
-        )
+    if turn.get("planned") and "return" in turn:
+        promised, got = turn["plan_cost"], -turn["return"]
+        print(f"promised {promised:.0f}, got {got:.0f}, error one step ahead {turn['model_error_1']:.3f}")
 
 # Question 5: Does the gap between promise and outcome close from episode to episode?  Does the return get better?
 # Question 6: Even with the true equations a plan that is executed blindly does not hold the pole up

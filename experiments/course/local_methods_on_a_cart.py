@@ -57,7 +57,7 @@ for epsilon in (0.2, 2.0, 20.0, 200.0):
     assert found.status == KLStatus.SOLVED
     gain = np.round(np.asarray(found.policy.K[0, 0]), 2)
     print(
-        f"{epsilon:7}  {float(found.lam):10.4g}  {float(found.cost):8.3f}  {float(found.kl.sum()):9.3f}  "
+        f"{epsilon:7}  {float(found.lam):10.4g}  {float(found.cost):8.3f}  {np.asarray(found.kl).sum():9.3f}  "
         f"{gain!s:16}  {float(found.policy.cov[0, 0, 0]):.4f}"
     )
 
