@@ -2,6 +2,8 @@
 
     python tests/documented.py OUTCOMES PAGE ...        # each page's traceback, or null, as one JSON object
 
+The scripts of the course are executed as they are, with the small budget that they have themselves.
+
 One process does all pages, as a user's would: without checks of shapes, which would take half of the time again.
 
 Commands are carried out as they are printed, with one thing changed: of what `train` has read, every number whose name
@@ -20,6 +22,7 @@ import itertools
 import json
 import os
 import re
+import runpy
 import shlex
 import shutil
 import sys
@@ -203,8 +206,15 @@ def execute(page: Path, run: Path) -> None:
                 assert language in SHOWN, f"{page.name}, line {line}: no rule knows blocks of {language}."
 
 
+def execute_script(path: Path) -> None:
+    """A script of the course, with its small budget."""
+    with patch.dict(os.environ, {"FORETHOUGHT_COURSE": "quick"}), contextlib.redirect_stdout(io.StringIO()) as said:
+        runpy.run_path(str(path), run_name="__main__")
+    assert len(said.getvalue().splitlines()) >= 5, "It prints nothing to look at."
+
+
 def outcomes(pages: Sequence[Path]) -> dict[str, str | None]:
-    """Each page's traceback; None where all went well."""
+    """Each page's traceback, or script's; None where all went well."""
     from small import recipe
 
     # As in the tests' own process: less time for collecting short-lived objects, and for noting lines of code.
@@ -220,7 +230,7 @@ def outcomes(pages: Sequence[Path]) -> dict[str, str | None]:
             found[str(page)] = None
             with contextlib.chdir(place), patch.object(sys, "path", [*sys.path]), patch.dict(os.environ):
                 try:
-                    execute(page, run)
+                    execute_script(page) if page.suffix == ".py" else execute(page, run)
                 except BaseException:
                     found[str(page)] = traceback.format_exc()
     return found
@@ -250,7 +260,7 @@ def script(words: Sequence[str]) -> None:
 
 
 def course(words: Sequence[str]) -> None:
-    """tests/docs/test_course.py runs them."""
+    """`execute_script` runs them."""
     assert (ROOT / words[1]).is_file()
 
 

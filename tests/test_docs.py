@@ -16,6 +16,7 @@ from documented import LIMIT, ROOT, SHELL, STEPS, blocks, commands, execute, par
 from forethought import CEM, GPLearner, Imagination
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+COURSE = sorted((ROOT / "experiments" / "course").glob("*.py"))
 LINK = re.compile(r"\]\(([^)#:]+?)(?:#[^)]*)?\)")
 PATH = re.compile(r"`((?:src|tests|docs|experiments|bench)/[\w./-]+)`")
 
@@ -31,7 +32,8 @@ def has_code(page: Path) -> bool:
 @pytest.fixture(scope="module")
 def executed(request, tmp_path_factory) -> dict[str, str | None]:
     """The outcome of each page that is asked for, all in one process."""
-    items = [item for item in request.session.items if getattr(item, "originalname", "") == "test_blocks_are_executed"]
+    names = ("test_blocks_are_executed", "test_the_course_is_executed")
+    items = [item for item in request.session.items if getattr(item, "originalname", "") in names]
     pages = [str(item.callspec.params["page"]) for item in items]
     folder = tmp_path_factory.mktemp("documented")
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(folder / "cache"))
@@ -46,6 +48,34 @@ def executed(request, tmp_path_factory) -> dict[str, str | None]:
 @pytest.mark.parametrize("page", [p for p in PAGES if has_code(p)], ids=name)
 def test_blocks_are_executed(page, executed) -> None:
     assert executed[str(page)] is None, executed[str(page)]
+
+
+@pytest.mark.parametrize("page", COURSE, ids=name)
+def test_the_course_is_executed(page, executed) -> None:
+    assert executed[str(page)] is None, executed[str(page)]
+
+
+class TestTheCourse:
+    @pytest.mark.parametrize("page", COURSE, ids=name)
+    def test_it_opens_as_a_notebook_and_asks(self, page) -> None:
+        """Cells of text and of code; questions in every section but the first and the last."""
+        cells = re.split(r"^# %%", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        assert cells[0] == ""
+        text = [cell for cell in cells[1:] if cell.startswith(" [markdown]")]
+        assert len(text) >= 5
+        assert len(re.findall(r"^# Question \d+:", "".join(cells), re.MULTILINE)) >= 2 * (len(text) - 2)
+        assert all(line.startswith("#") for cell in text for line in cell.splitlines()[1:] if line)
+
+    @pytest.mark.parametrize("page", COURSE, ids=name)
+    def test_it_uses_what_is_public(self, page) -> None:
+        """But for the one prediction that docs/extending.md shows, too."""
+        source = page.read_text(encoding="utf-8")
+        inner = set(re.findall(r"^from (forethought\.[\w.]+) import", source, re.MULTILINE))
+        assert inner <= {"forethought.testing", "forethought.math.gaussian"}
+        assert "matplotlib" not in source
+
+    def test_there_are_three(self) -> None:
+        assert len(COURSE) == 3
 
 
 def test_there_are_blocks() -> None:
