@@ -103,11 +103,14 @@ def peers(seed: int, indefinite: bool) -> dict[str, Any]:
 
 
 def told(counts: list[int | None]) -> dict[str, Any]:
-    """Median, worst, and how many did not get there."""
+    """Median, nine in ten, worst, and how many did not get there; None where a quantile is one of those."""
     ended = [count for count in counts if count is not None]
+    every = [np.inf if count is None else count for count in counts]
+    with np.errstate(invalid="ignore"):  # between two of those
+        median, p90 = np.quantile(every, (0.5, 0.9)).tolist()
     return {
-        "median": float(np.median([np.inf if c is None else c for c in counts])),
-        "p90": float(np.percentile([1e9 if c is None else c for c in counts], 90)),
+        "median": median if np.isfinite(median) else None,
+        "p90": p90 if np.isfinite(p90) else None,
         "worst": max(ended, default=None),
         "not_reached": len(counts) - len(ended),
         "of": len(counts),
@@ -153,13 +156,14 @@ def main() -> int:
         "worse_than_the_old": worse,
         "count": arguments.count,
     }
-    met = beyond == failed == 0 and table["convex"]["median"] <= CONVEX_SOLVES
-    result["met"] = met = met and table["indefinite"]["median"] <= INDEFINITE_SOLVES
+    within = lambda name, most: table[name]["median"] is not None and table[name]["median"] <= most
+    met = beyond == failed == 0 and within("convex", CONVEX_SOLVES)
+    result["met"] = met = met and within("indefinite", INDEFINITE_SOLVES)
     for name, row in table.items():
         print(name, row)
     print({k: v for k, v in result.items() if k != "table"})
     arguments.out.write_text(
-        json.dumps(result | {"commit": commit(), "machine": machine(), "core": CORE}, indent=1) + "\n"
+        json.dumps(result | {"commit": commit(), "machine": machine(), "core": CORE}, indent=1, allow_nan=False) + "\n"
     )
     return 0 if met else 1
 
