@@ -162,6 +162,21 @@ def test_the_best_controller_is_the_one_with_the_best_returns(capsys, run):
     assert newest["returns"] != best["returns"]
 
 
+def test_an_evaluation_of_the_best_controller_is_not_kept(capsys, run, monkeypatch):
+    """At the end it would take the place of the newest one's."""
+    from forethought.runs.evaluation import Evaluation
+
+    kept = []
+    monkeypatch.setattr("forethought.runs.evaluation.keep", lambda *given: kept.append(given[-1]["which"]))
+    monkeypatch.setattr("forethought.runs.evaluation.starts_for", lambda task, episodes, seed: list(task.starts))
+    monkeypatch.setattr(
+        "forethought.runs.evaluation.evaluate", lambda *given: Evaluation([1.0], 1.0, None, 2, [0], None)
+    )
+    for words in ([], ["--best"]):
+        assert call(capsys, "evaluate", run, "--json", *words).status == 0
+    assert kept == ["newest"]
+
+
 def test_a_machine_is_declared_on_the_command_line():
     assert parse_train(["x"]).experiment.replayable
     assert not parse_train(["x", "--no-replayable"]).experiment.replayable

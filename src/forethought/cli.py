@@ -187,7 +187,8 @@ def evaluate(argv: list[str]) -> int:
     policy = run.algorithm.policy(run.task, run.state)
     found = run_policy(run.task, policy, jr.key(asked.seed or 0), starts)
     seconds = round(time.monotonic() - began, 3)
-    if starts == list(run.task.starts) and int(run.state.fits):
+    # The best controller was chosen by its returns, and at the end it would take the place of the newest one's.
+    if which == "newest" and starts == list(run.task.starts) and int(run.state.fits):
         about = {"run": run.name, "env_steps": int(run.state.steps), "which": which, "seconds": seconds}
         with suppress(OSError):  # a folder that may only be read
             keep(found, run.task, run.directory.path, about)

@@ -274,6 +274,41 @@ def test_configurations_have_short_names(make_run, settings, names) -> None:
     assert sorted(group.name for group in table.groups) == sorted(names)
 
 
+def test_a_run_that_is_left_out_decides_nothing(make_run) -> None:
+    """Of two runs of one seed the one with an evaluation counts, whichever was named first."""
+    runs = [make_run(f"a{seed}", {400: [-150.0 - seed]}, seed=seed) for seed in range(3)]
+    twice = make_run("twice", None, seed=0)
+    for given in ([*runs, twice], [twice, *runs]):
+        found = compare(given)
+        assert found.tables[0].evaluated
+        assert [group.scores for group in found.tables[0].groups] == [[-150.0, -151.0, -152.0]]
+        assert [left.path for left in found.left_out] == [twice]
+        assert not [note for note in found.tables[0].notes if "training episodes" in note]
+
+
+def test_numbers_are_the_same_setting_however_they_are_written(make_run) -> None:
+    runs = [make_run("a", {400: [-1.0]}, seed=0, algorithm__horizon=20)]
+    runs += [make_run("b", {400: [-1.0]}, seed=1, algorithm__horizon=20.0)]
+    assert len(compare(runs).tables[0].groups) == 1
+
+
+def test_names_are_never_empty_and_stay_on_their_line(make_run) -> None:
+    one = make_run("a", {400: [-1.0]}, seed=0, algorithm__extra={})
+    two = make_run("b", {400: [-1.0]}, seed=0, algorithm__extra="x\nNot counted:")
+    three = make_run("c", {400: [-1.0]}, seed=0)
+    found = compare([one, two, three])
+    names = [group.name for group in found.tables[0].groups]
+    assert set(names) == {"extra={}", "extra=not-said", r'extra="x\nNot counted:"'}
+    assert all(name and name.isprintable() for name in names)
+    assert "\nNot counted" not in found.text()
+
+
+def test_a_class_of_the_users_own_is_said(make_run) -> None:
+    planner = {"kind": "own", "class": "mine.Mine", "settings": {}}
+    runs = [make_run(f"o{i}", {400: [-1.0]}, seed=i, algorithm__planner=planner) for i in range(2)]
+    assert any("only plain settings" in note for note in compare(runs).tables[0].notes)
+
+
 def test_few_seeds_and_other_seeds_are_said(make_run) -> None:
     runs = [make_run(f"a{seed}", {400: SOLVED}, seed=seed) for seed in range(3)]
     runs += [make_run(f"b{seed}", {400: SOLVED}, seed=seed, algorithm__horizon=5) for seed in range(2)]

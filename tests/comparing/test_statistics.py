@@ -119,6 +119,32 @@ def test_one_that_always_wins_is_not_certain_to() -> None:
     assert bound(5) == pytest.approx(exact)
 
 
+@pytest.mark.parametrize("count", range(3, 21))
+def test_no_number_of_seeds_makes_one_that_always_wins_certain_to(count) -> None:
+    """Rounding must not make resamples differ that are all alike."""
+    ones, zeros = np.ones(count), np.zeros(count + 2)
+    for strata in (1, 2, 3):
+        won = probability_of_improvement([(ones, zeros)] * strata).interval
+        tied = probability_of_improvement([(ones, np.ones(count + 2))] * strata).interval
+        exact = stats.binomtest(count, count).proportion_ci(0.95, "exact").low
+        assert won == (pytest.approx(exact), 1.0, "bound")
+        assert tied == (pytest.approx(exact / 2), pytest.approx(1 - exact / 2), "bound")
+
+
+@pytest.mark.parametrize("seeds", [7, 10])
+def test_the_interval_of_a_probability_covers_what_it_says(seeds, monkeypatch) -> None:
+    """Where X beats Y in 92 of 100 and often in all pairs that were drawn."""
+    monkeypatch.setattr(statistics, "DRAWS", 600)
+    random, hits = np.random.default_rng(8), np.zeros(2)
+    for _ in range(300):
+        x, y = random.normal(size=seeds) + math.sqrt(2.0) * stats.norm.ppf(0.92), random.normal(size=seeds)
+        for i, found in enumerate((probability_of_improvement([(x, y)]), paired_probability([(x, y)]))):
+            assert found.interval is not None
+            assert 0.0 <= found.interval.low <= found.value <= found.interval.high <= 1.0
+            hits[i] += found.interval.low <= 0.92 <= found.interval.high
+    assert np.all(hits / 300 >= 0.94), hits / 300
+
+
 def test_the_same_runs_give_the_same_interval() -> None:
     values = np.random.default_rng(5).normal(size=6)
     assert iqm_interval(values) == iqm_interval(values)

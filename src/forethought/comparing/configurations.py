@@ -19,7 +19,21 @@ SHORTER = (("algorithm.learner", "model"), ("algorithm.", ""))
 
 def configuration(recipe: Recipe) -> Recipe:
     """The recipe without the task, the seed and what does not change what is learned."""
-    return {key: value for key, value in recipe.items() if key not in (*TASK, *APART)}
+    return {key: _one_way(value) for key, value in recipe.items() if key not in (*TASK, *APART)}
+
+
+def _one_way(value: Any) -> Any:
+    """Numbers written in one way: 20 for 20.0, which is the same setting."""
+    if isinstance(value, dict):
+        return {key: _one_way(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_one_way(each) for each in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def is_own(recipe: Recipe) -> bool:
+    """Whether it has a class of the user's own, of which only plain settings are written down."""
+    return any(value == "own" and path.split(".")[-1] == "kind" for path, value in flatten(recipe).items())
 
 
 def task_settings(recipe: Recipe) -> Recipe:
@@ -39,10 +53,10 @@ def key_of(recipe: Recipe) -> str:
 
 def flatten(value: Any, path: str = "") -> Flat:
     """Every single setting by its path: {"algorithm.planner.kind": "ICEM", "algorithm.planner.samples": 64, ...}."""
-    if not isinstance(value, dict):
-        return {path: value}
-    if value.get("kind") == "dict" and isinstance(value.get("items"), dict):
+    if isinstance(value, dict) and value.get("kind") == "dict" and isinstance(value.get("items"), dict):
         value = value["items"]
+    if not isinstance(value, dict) or not value:
+        return {path: value}
     found: Flat = {}
     for key, each in value.items():
         found |= flatten(each, f"{path}.{key}" if path else key)
@@ -83,8 +97,13 @@ def short_path(path: str) -> str:
     path = path.removesuffix(".kind")
     for long, short in SHORTER:
         if path.startswith(long):
-            return short + path.removeprefix(long)
-    return path
+            return _word(short + path.removeprefix(long))
+    return _word(path)
+
+
+def _word(text: str) -> str:
+    """A text that stays on its line."""
+    return text if text.isprintable() else json.dumps(text)
 
 
 def _said(flat: Flat, path: str) -> str:
@@ -93,8 +112,8 @@ def _said(flat: Flat, path: str) -> str:
         return "not-said"
     value = flat[path]
     if value == "own" and path.endswith(".kind"):  # a class of the user's, by its own name
-        return str(flat.get(path.removesuffix("kind") + "class", "own")).rpartition(".")[2]
-    return value if isinstance(value, str) else json.dumps(value)
+        return _word(str(flat.get(path.removesuffix("kind") + "class", "own")).rpartition(".")[2])
+    return _word(value) if isinstance(value, str) else json.dumps(value)
 
 
 def _classes(flat: Flat) -> str:

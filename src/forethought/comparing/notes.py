@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from forethought.comparing.configurations import is_own
 from forethought.comparing.records import RECENT, Record
 from forethought.comparing.results import Group
 from forethought.comparing.statistics import FEWEST
@@ -26,6 +27,9 @@ def notes_of(
     stopping = [group.name for group in groups if _stops_early(group)]
     if stopping:
         yield f"Runs of {' and of '.join(stopping)} stop when a rule is met, so they end at a moment chosen by returns."
+    own = [group.name for group in groups if is_own(group.recipe)]
+    if own:
+        yield f"{' and '.join(own)}: of classes of your own only plain settings tell configurations apart."
     counted = [entry.record for group in groups for entry in group.entries]
     for what, values in (("machines", {r.machine for r in counted}), ("versions", {r.version for r in counted})):
         if len(values) > 1:

@@ -92,7 +92,7 @@ class Table:
     @property
     def title(self) -> str:
         """The task, and how it differs from the plain one."""
-        plain = {"limit": None, "action_repeat": 1, "resets": []}
+        plain = {"limit": None, "action_repeat": 1, "resets": [], "env": {}}
         flat = flatten({key: value for key, value in self.settings.items() if key != "task"})
         others = [f"{key}={json.dumps(value)}" for key, value in flat.items() if plain.get(key, ...) != value]
         return f"{self.task} ({', '.join(others)})" if others else self.task

@@ -55,23 +55,15 @@ def table(records: Sequence[Record], threshold: float | None) -> tuple[Table | N
     Runs count with their last evaluation if every one of them has it, and otherwise all with training returns: the two
     are never mixed, as a controller explores and learns while it trains.
     """
-    left_out = [
-        LeftOut(record.path, f"it has no evaluation at its end, and {record.training_fault}")
-        for record in records
-        if record.final is None and record.training_fault is not None
-    ]
-    records = [record for record in records if record.final is not None or record.training_fault is None]
-    evaluated = all(record.final is not None for record in records)
-    known = [threshold_of(record) for record in records if record.evaluations]
+    counted, evaluated, left_out = _counted(records)
+    known = [threshold_of(record) for record in counted if record.evaluations]
     goal = threshold if threshold is not None else next(iter(known), None)
-    found, more = _by_configuration(records, goal, evaluated)
-    left_out += more
+    found = _by_configuration(counted, goal, evaluated)
     if not found:
         return None, left_out
     names = short_names([configuration(entries[0].record.recipe) for entries in found.values()])
     groups = [_group(name, key, entries, goal) for name, (key, entries) in zip(names, found.items(), strict=True)]
     groups.sort(key=lambda group: _natural(group.name))
-    counted = [entry.record for group in groups for entry in group.entries]
     made = Table(
         task=next((r.evaluations[-1].task for r in counted if r.evaluations), _task_name(counted[0])),
         settings=task_settings(counted[0].recipe),
@@ -79,27 +71,48 @@ def table(records: Sequence[Record], threshold: float | None) -> tuple[Table | N
         evaluated=evaluated,
         groups=tuple(groups),
         pairs=tuple(_pairs(groups)) if len(groups) <= MOST_PAIRED else (),
-        notes=tuple(notes_of(groups, records, goal, evaluated=evaluated)),
+        notes=tuple(notes_of(groups, counted, goal, evaluated=evaluated)),
     )
     return made, left_out
 
 
-def _by_configuration(
-    records: Sequence[Record], goal: float | None, evaluated: bool
-) -> tuple[dict[str, list[Entry]], list[LeftOut]]:
-    """Key of a configuration to its runs in the order of their seeds, each seed once; and what is left out."""
-    found: dict[str, dict[int, Entry]] = {}
-    left_out: list[LeftOut] = []
+def _counted(records: Sequence[Record]) -> tuple[list[Record], bool, list[LeftOut]]:
+    """The runs that count, each seed of a configuration once; whether by their evaluations; and what is left out.
+
+    What is left out decides nothing for the others.
+    """
+    left_out = [
+        LeftOut(record.path, f"it has no evaluation at its end, and {record.training_fault}")
+        for record in records
+        if record.final is None and record.training_fault is not None
+    ]
+    once: dict[tuple[str, int], Record] = {}
+    # Of two runs with one seed the one that was evaluated counts.
+    for record in sorted(records, key=lambda record: record.final is None):
+        if record.final is None and record.training_fault is not None:
+            continue
+        other = once.setdefault(_seed_of(record), record)
+        if other is not record:
+            reason = f"its configuration has a run with seed {record.seed}: {other.path}"
+            left_out.append(LeftOut(record.path, reason))
+    found = [record for record in records if once.get(_seed_of(record)) is record]
+    evaluated = all(record.final is not None for record in found)
+    faulty = [record for record in found if not evaluated and record.training_fault is not None]
+    left_out += [LeftOut(r.path, f"training returns are compared, and {r.training_fault}") for r in faulty]
+    return [record for record in found if record not in faulty], evaluated, left_out
+
+
+def _seed_of(record: Record) -> tuple[str, int]:
+    """The configuration and the seed: what may be there once."""
+    return key_of(configuration(record.recipe)), record.seed
+
+
+def _by_configuration(records: Sequence[Record], goal: float | None, evaluated: bool) -> dict[str, list[Entry]]:
+    """Key of a configuration to its runs in the order of their seeds."""
+    found: dict[str, list[Entry]] = {}
     for record in records:
-        mine = found.setdefault(key_of(configuration(record.recipe)), {})
-        if not evaluated and record.training_fault is not None:
-            left_out.append(LeftOut(record.path, f"training returns are compared, and {record.training_fault}"))
-        elif record.seed in mine:
-            other = mine[record.seed].record.path
-            left_out.append(LeftOut(record.path, f"its configuration has a run with seed {record.seed}: {other}"))
-        else:
-            mine[record.seed] = _entry(record, goal, evaluated)
-    return {key: [mine[seed] for seed in sorted(mine)] for key, mine in found.items() if mine}, left_out
+        found.setdefault(key_of(configuration(record.recipe)), []).append(_entry(record, goal, evaluated))
+    return {key: sorted(mine, key=lambda entry: entry.record.seed) for key, mine in found.items()}
 
 
 def _entry(record: Record, goal: float | None, evaluated: bool) -> Entry:

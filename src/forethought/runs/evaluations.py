@@ -1,7 +1,7 @@
 """What was found when a run's controller was evaluated: evaluations/STEPS.json, one sealed file per number of steps.
 
-Only evaluations from the task's own fixed starts are kept, so that those of different runs can be compared.  A later
-one at the same number of steps takes the place of the earlier one.
+Only evaluations of the newest controller, from the task's own fixed starts, are kept, so that those of different runs
+can be compared.  A later one at the same number of steps takes the place of the earlier one.
 """
 
 from __future__ import annotations
