@@ -5,18 +5,19 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import signal
+import threading
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from forethought.cli import guarded
 from forethought.lecture import command as lecture
-from forethought.lecture import running
 from forethought.lecture.measuring import claims_in, keep, kept, measure, path_of
-from forethought.lecture.running import Job, environment, run_all
+from forethought.lecture.running import run_all
 from forethought.runs.files import read_sealed, seal
+from forethought.sweeping.sweep import locked
 
 MADE_UP = """
 import dataclasses, math, os, signal, time
@@ -76,7 +77,7 @@ def call(capsys, *words):
 
 
 def test_from_the_command_line_to_the_page(made_up, tmp_path, capsys) -> None:
-    """One claim fails in two seeds, one is killed: both are shown as such, and only the killed one is measured anew."""
+    """One claim fails in two seeds, one is killed: both are shown as such, and measured anew the next time."""
     out = tmp_path / "out"
     status, said, told = call(capsys, "--out", out, "--jobs", "3", "--no-cache")
     assert status == 1
@@ -86,23 +87,25 @@ def test_from_the_command_line_to_the_page(made_up, tmp_path, capsys) -> None:
     assert "> 1 " in lines["sure"]
     assert "undecided" in lines["broken"]
     assert "1 (2 failed)" in lines["broken"]
-    assert "undecided" in lines["killed"]
+    assert lines["killed"].split()[1] == "failed"
+    assert "failed: 1" in said
+    assert "It was to be." not in said, "that explains a result"
     assert "only with --full" in lines["dear"]
     assert "Failed: seed 0: the effect is nan." in said
     assert "Failed: seed 1: ValueError: a <b>bold</b> mistake." in said
-    assert "Failed: its process was killed by SIGKILL." in said
+    assert "Failed: killed by SIGKILL from outside" in said
     assert "3/3" in told
     page = (out / "lecture.html").read_text()
     assert "a &lt;b&gt;bold&lt;/b&gt; mistake" in page
     assert "<b>" not in page
-    assert not path_of(out, "killed").exists()
+    assert not path_of(out, "killed", False).exists()
     calls = made_up / "sure.calls"
     assert calls.read_text() == "xxx"
 
     (made_up / "spare").touch()
     status, said, told = call(capsys, "--out", out, "--no-cache", "--json")
     assert status == 1  # the broken one still is
-    assert "2 of 3 claims are there already." in told
+    assert "1 of 3 claims are there already." in told
     assert calls.read_text() == "xxx"
     found = {claim["name"]: claim for claim in json.loads(said)["claims"]}
     assert (found["killed"]["verdict"], found["killed"]["mean"]) == ("does not hold", -2.0)
@@ -133,13 +136,13 @@ def test_what_is_kept_counts_for_what_it_is_of(made_up, tmp_path) -> None:
     keep(tmp_path, found)
     assert kept(tmp_path, claim, False)[0] == found
     (made_up / "sure.calls").unlink()
-    none, why = kept(tmp_path, claim, True)
-    assert none is None
-    assert "something else (full, seeds)" in str(why)
+    assert kept(tmp_path, claim, True) == (None, None), "a short measurement is not a full one"
+    keep(tmp_path, measure(claim, True))
+    assert kept(tmp_path, claim, False)[0] == found, "nor does either take the other's place"
     none, why = kept(tmp_path, dataclasses.replace(claim, margin=2.0), False)
     assert none is None
     assert "(margin)" in str(why)
-    path = path_of(tmp_path, "sure")
+    path = path_of(tmp_path, "sure", False)
     path.write_bytes(seal(found | {"versions": found["versions"] | {"forethought": "0.0.1"}}))
     none, why = kept(tmp_path, claim, False)
     assert none is None
@@ -160,7 +163,7 @@ SLIPS = [
     (["--only", "dear"], "The claim dear takes too long without --full; give that, too."),
     (["--only"], "--only needs a value"),
     (["--jobs", "0"], "--jobs is 0; it must be 1 or larger."),
-    (["--deadline", "nan"], "--deadline is nan; it must be larger than 0 seconds."),
+    (["--deadline", "nan"], "--deadline is nan; it must be a finite number of seconds, larger than 0."),
     (["--fulll"], "There is no flag --fulll. The nearest is --full."),
     (["sure"], "There is no further argument sure."),
 ]
@@ -195,45 +198,55 @@ def test_the_list_measures_nothing(made_up, capsys, tmp_path, monkeypatch) -> No
     assert not list(tmp_path.iterdir())
 
 
-def sleeper(folder: Path, out: Path) -> list[Job]:
-    """The claim that sleeps for a minute."""
+def sleep(folder: Path, out: Path, deadline: float, tell) -> None:
+    """Measure the claim that sleeps for a minute."""
     (folder / "sleepers.py").write_text("from made_up_claims import SLOW as CLAIMS\n")
-    return [Job("slow", ("sleepers", "slow", str(out), "quick", "no-cache"))]
+    run_all("sleepers", ["slow"], out, ("quick", "no-cache"), at_once=1, deadline=deadline, tell=tell)
 
 
 def test_what_takes_too_long_is_ended(made_up, tmp_path) -> None:
     said, began = [], time.monotonic()
-    run_all(sleeper(made_up, tmp_path), 1, 0.2, lambda *words: said.append(words))
-    assert time.monotonic() - began < 20.0
-    assert [(name, wrong) for name, wrong, _ in said] == [("slow", "it took longer than 0.2 s and was ended")]
-    assert not path_of(tmp_path, "slow").exists()
+    sleep(made_up, tmp_path, 0.2, said.append)
+    assert time.monotonic() - began < 40.0
+    assert [(o.name, o.status) for o in said] == [("slow", "failed")]
+    assert "time limit: it still ran after 0.2 s" in said[0].reason
+    assert not path_of(tmp_path, "slow", False).exists()
 
 
-def test_an_interruption_ends_the_processes(made_up, tmp_path, monkeypatch) -> None:
+def test_an_interruption_ends_the_processes(made_up, tmp_path) -> None:
     """Whatever comes up while others are measured: nothing of it goes on by itself."""
-    started = []
-    start = running._start
-    monkeypatch.setattr(running, "_start", lambda job: started.append(start(job)) or started[-1])
+    (made_up / "slow.began").unlink(missing_ok=True)
 
-    def impatient(seconds: float) -> None:
-        raise KeyboardInterrupt
+    def interrupt() -> None:
+        while not (made_up / "slow.began").exists():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(running, "time", SimpleNamespace(sleep=impatient, monotonic=time.monotonic))
-    began = time.monotonic()
+    thread, began = threading.Thread(target=interrupt), time.monotonic()
+    thread.start()
     with pytest.raises(KeyboardInterrupt):
-        run_all(sleeper(made_up, tmp_path), 1, 60.0, lambda *words: None)
-    assert time.monotonic() - began < 30.0, "it was waited for until it had ended by itself"
-    assert [now.process.poll() is not None for now in started] == [True]
-    with pytest.raises(ProcessLookupError):
-        os.kill(started[0].process.pid, 0)
+        sleep(made_up, tmp_path, 300.0, lambda outcome: None)
+    thread.join()
+    assert time.monotonic() - began < 55.0, "it was waited for until it had ended by itself"
+    with locked(tmp_path):  # which a process that still ran would hold
+        pass
 
 
-def test_a_process_has_one_thread_unless_the_user_says_otherwise() -> None:
-    own = environment({"HOME": "/"})
-    assert own["OMP_NUM_THREADS"] == own["OPENBLAS_NUM_THREADS"] == "1"
-    assert own["XLA_FLAGS"] == "--xla_cpu_multi_thread_eigen=false"
-    assert own["HOME"] == "/"
-    theirs = environment({"OMP_NUM_THREADS": "2", "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=true"})
-    assert theirs["OMP_NUM_THREADS"] == "2"
-    assert theirs["XLA_FLAGS"] == "--xla_cpu_multi_thread_eigen=true"
-    assert environment({"XLA_FLAGS": "--a=b"})["XLA_FLAGS"] == "--a=b --xla_cpu_multi_thread_eigen=false"
+def test_one_folder_is_measured_into_by_one(made_up, tmp_path, capsys) -> None:
+    out = tmp_path / "out"
+    (out / "claims").mkdir(parents=True)
+    with locked(out):
+        status, _, told = call(capsys, "--out", out, "--only", "sure")
+    assert status == 2
+    assert "is in use by another" in told
+
+
+def test_what_was_measured_stays_until_there_is_a_better_one(made_up, tmp_path, monkeypatch, capsys) -> None:
+    """Another version measures again; if nothing comes of that, the old measurement is still there."""
+    keep(tmp_path, measure(claims_in("made_up_claims")["sure"], False))
+    path = path_of(tmp_path, "sure", False)
+    data = path.read_bytes()
+    monkeypatch.setattr("forethought.lecture.measuring.versions", lambda: {"forethought": "99.0"})
+    monkeypatch.setattr(lecture, "run_all", lambda *args, **kwargs: None)
+    call(capsys, "--out", tmp_path, "--only", "sure")
+    assert path.read_bytes() == data

@@ -204,7 +204,7 @@ def test_a_damaged_state_is_as_if_there_were_none(tmp_path) -> None:
 
 
 def test_two_sweeps_at_once_are_one_too_many(tmp_path) -> None:
-    with locked(tmp_path / "s"), pytest.raises(UserError, match=f"in use by another sweep .process {os.getpid()}"):
+    with locked(tmp_path / "s"), pytest.raises(UserError, match=f"in use by another process .{os.getpid()}"):
         sweep([job(tmp_path, "one")], tmp_path / "s")
     assert sweep([job(tmp_path, "one")], tmp_path / "s")[0].status == "done"
 
@@ -270,6 +270,10 @@ def test_jobs_have_one_thread_unless_told_otherwise(tmp_path, monkeypatch) -> No
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert one_thread()["XLA_FLAGS"] == "--xla_cpu_multi_thread_eigen=false"
     assert one_thread()["OMP_NUM_THREADS"] == "3"
+    assert one_thread({"HOME": "/"})["OPENBLAS_NUM_THREADS"] == "1"
+    assert one_thread({"XLA_FLAGS": "--a=b"})["XLA_FLAGS"] == "--a=b --xla_cpu_multi_thread_eigen=false"
+    several = {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=true"}
+    assert one_thread(several)["XLA_FLAGS"] == several["XLA_FLAGS"]
     code = "import os, sys; open(sys.argv[1], 'w').write(os.environ['XLA_FLAGS'])"
     sweep([job(tmp_path, "one", code)], tmp_path / "s")
     assert (tmp_path / "one.result").read_text() == "--xla_cpu_multi_thread_eigen=false"

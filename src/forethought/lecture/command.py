@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import os
 import sys
 from datetime import datetime
@@ -14,13 +15,13 @@ from forethought.console import print_json, shown, spoken
 from forethought.errors import UserError, printable
 from forethought.lecture import text
 from forethought.lecture.claim import Claim
-from forethought.lecture.measuring import FOLDER, claims_in, kept, path_of
+from forethought.lecture.measuring import FOLDER, claims_in, kept
 from forethought.lecture.page import page
 from forethought.lecture.results import Row, as_dict, effect, write
-from forethought.lecture.running import Job, run_all
+from forethought.lecture.running import run_all
 from forethought.runs.command_line import Common, as_said, parse_plain
-from forethought.runs.files import remove, replace_durably, storing
-from forethought.runs.signals import stoppable
+from forethought.runs.files import replace_durably, storing
+from forethought.sweeping.job import Outcome
 
 CLAIMS_IN = "forethought.lecture.catalogue"
 """The module whose `CLAIMS` are measured."""
@@ -89,8 +90,8 @@ def check(asked: Lecture) -> None:
     """Raise `UserError` for numbers that make no sense."""
     if asked.jobs is not None and asked.jobs < 1:
         raise UserError(f"--jobs is {asked.jobs}; it must be 1 or larger.")
-    if not asked.deadline > 0.0:
-        raise UserError(f"--deadline is {asked.deadline:g}; it must be larger than 0 seconds.")
+    if not 0.0 < asked.deadline < math.inf:
+        raise UserError(f"--deadline is {asked.deadline:g}; it must be a finite number of seconds, larger than 0.")
 
 
 def choose(claims: dict[str, Claim], asked: Lecture) -> dict[str, Claim]:
@@ -133,35 +134,35 @@ def prepare(out: Path) -> None:
 
 
 def measure_missing(out: Path, chosen: dict[str, Claim], asked: Lecture) -> dict[str, str]:
-    """Measure what is not there.  Name to what went wrong, of the claims that have no measurement now."""
+    """Measure what is not there, or failed.  Name to what went wrong, of the claims that have no measurement now."""
     say = (lambda sentence: None) if asked.quiet else _say
     missing = []
     for name, claim in chosen.items():
         found, why = kept(out, claim, asked.full)
-        if found is None:
+        if found is None or Row(claim, found, None).failures:
             missing.append(name)
-            if why:
-                say(f"{why} It is measured again.")
-                remove(path_of(out, name))
+        if why:  # it stays until there is a better one
+            say(f"{why} It is measured again.")
     if len(missing) < len(chosen):
         say(f"{len(chosen) - len(missing)} of {len(chosen)} claims are there already.")
     settings = ("full" if asked.full else "quick", "cache" if asked.cache else "no-cache")
-    jobs = [Job(name, (CLAIMS_IN, name, str(out.absolute()), *settings)) for name in missing]
     wrong: dict[str, str] = {}
     done = [len(chosen) - len(missing)]
 
-    def ended(name: str, trouble: str | None, seconds: float) -> None:
+    def tell(outcome: Outcome) -> None:
+        name = outcome.name
         done[0] += 1
         found, why = kept(out, chosen[name], asked.full)
         if found is None:
-            wrong[name] = trouble or why or "its process left no result"
+            wrong[name] = outcome.reason or why or "its process left no result"
         row = Row(chosen[name], found, wrong.get(name))
         result = f"{row.verdict}, {effect(row)}" if found else f"failed, {wrong[name]}"
-        say(f"{done[0]}/{len(chosen)} {name}: {result} ({seconds:.0f} s)")
+        say(f"{done[0]}/{len(chosen)} {name}: {result} ({outcome.seconds:.0f} s)")
 
+    at_once = asked.jobs or min(2, os.cpu_count() or 1)
     try:
-        with stoppable():
-            run_all(jobs, asked.jobs or min(2, os.cpu_count() or 1), asked.deadline, ended)
+        if missing:
+            run_all(CLAIMS_IN, missing, out, settings, at_once=at_once, deadline=asked.deadline, tell=tell)
     except KeyboardInterrupt:
         say(f"What was measured is kept; go on by: forethought lecture --out {shown(out)}{' --full' * asked.full}")
         raise

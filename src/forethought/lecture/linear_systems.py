@@ -27,7 +27,7 @@ class System(NamedTuple):
 
 def system(seed: int) -> System:
     """x+ = A x + B u + w, spectral radius of A in [0.9, 1.1]; costs 50 |x|^2 + 5 |u|^2, and 500 |x|^2 at the end."""
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng([seed, 0])
     A = random.standard_normal((N, N))
     A *= random.uniform(0.9, 1.1) / np.max(np.abs(np.linalg.eigvals(A)))
     F = np.concatenate([A, random.standard_normal((N, M))], axis=1)
@@ -51,7 +51,7 @@ def controllers(it: System) -> dict[str, LinearGaussianPolicy]:
 
 def rollouts(it: System, policy: LinearGaussianPolicy, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """States [count T+1 n] and actions [count T m]; controllers with the same seed meet the same noise."""
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng([seed, 1])
     w = NOISE * random.standard_normal((STEPS, count, N))
     e = random.standard_normal((STEPS, count, M))
     F = np.asarray(it.dynamics.F)

@@ -58,7 +58,8 @@ def stacked(trajectories: list[Trajectory]) -> tuple[Float[Array, "T N d"], Floa
 def prior(trajectories: list[Trajectory], seed: int) -> AbstractDynamics:
     """The global model, of the same rollouts."""
     spec, learner = task("arm-reach").spec, GMMLearner()
-    return learner.fit(learner.init(spec, jr.key(seed)), data_of(spec, joined(trajectories)), jr.key(seed))[0].model
+    k_init, k_fit = jr.split(jr.key(seed))
+    return learner.fit(learner.init(spec, k_init), data_of(spec, joined(trajectories)), k_fit)[0].model
 
 
 @jax.jit

@@ -23,9 +23,9 @@ def claims_in(module: str) -> dict[str, Claim]:
     return {claim.name: claim for claim in importlib.import_module(module).CLAIMS}
 
 
-def path_of(out: Path, name: str) -> Path:
-    """Where the measurement of a claim is kept."""
-    return out / FOLDER / f"{name}.json"
+def path_of(out: Path, name: str, full: bool) -> Path:
+    """Where the measurement of a claim is kept: a short one never takes the place of a full one."""
+    return out / FOLDER / f"{name}{'.full' * full}.json"
 
 
 def measure(claim: Claim, full: bool) -> dict[str, Any]:
@@ -68,14 +68,14 @@ def _one(claim: Claim, seed: int, full: bool) -> dict[str, Any]:
 
 def keep(out: Path, found: dict[str, Any]) -> None:
     """Write a measurement down.  Raises `OSError`."""
-    path = path_of(out, found["name"])
+    path = path_of(out, found["name"], found["full"])
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_durably(path, seal(found))
 
 
 def kept(out: Path, claim: Claim, full: bool) -> tuple[dict[str, Any] | None, str | None]:
     """(the measurement that is there, if it can be used; why not, if one is there that cannot)."""
-    path = path_of(out, claim.name)
+    path = path_of(out, claim.name, full)
     if not path.exists() and not path.is_symlink():
         return None, None
     try:

@@ -22,28 +22,29 @@ ROWS, FRESH, NOISE = 400, 1000, 0.05
 SPEC = Spec(n=1, m=1)
 LEARNERS = (NetworkLearner(), MDNLearner(components=2))
 """The Euclidean loss, and the likelihood of a mixture."""
+LEARNED, JUDGED = 0, 1
+"""Purposes of random numbers: no model is judged by chances that it was fitted to."""
 STARTS = np.linspace(-0.2, 0.2, 8)[:, None]
 """Where the planner is asked."""
 
 
-def pushed(u: np.ndarray, seed: int) -> np.ndarray:
+def pushed(u: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """How far the ball rolls to one side or the other, with equal chance, when it is pushed so hard."""
-    random = np.random.default_rng(seed)
     side = np.where(random.random(u.shape) < 0.5, -1.0, 1.0)
     return side * (0.2 + 0.8 * np.abs(u)) + NOISE * random.standard_normal(u.shape)
 
 
-def transitions(count: int, seed: int) -> Rows:
-    """A ball on a ridge: x' = x -+ (0.2 + 0.8 |u|) + noise."""
-    random = np.random.default_rng([seed, 1])
+def transitions(count: int, seed: int, purpose: int) -> Rows:
+    """A ball on a ridge: x' = x -+ (0.2 + 0.8 |u|) + noise; other ones for another purpose."""
+    random = np.random.default_rng([seed, purpose])
     x, u = random.uniform(-0.2, 0.2, (count, 1)), random.uniform(-1.0, 1.0, (count, 1))
-    return Rows(x, u, x + pushed(u, seed))
+    return Rows(x, u, x + pushed(u, random))
 
 
 def fitted(learner: AbstractLearner, seed: int) -> AbstractDynamics:
     """The learner's model of ROWS rows."""
-    k_init, k_fit = jr.split(jr.key(seed))
-    return learner.fit(learner.init(SPEC, k_init), data_of(SPEC, transitions(ROWS, seed)), k_fit)[0].model
+    k_init, k_fit, _ = jr.split(jr.key(seed), 3)
+    return learner.fit(learner.init(SPEC, k_init), data_of(SPEC, transitions(ROWS, seed, LEARNED)), k_fit)[0].model
 
 
 @eqx.filter_jit
@@ -60,7 +61,7 @@ def likelihood(model: AbstractDynamics, rows: Rows) -> float:
 def likely(seed: int, full: bool) -> Outcome:
     """By how much the mixture's log-likelihood of new rows is larger."""
     del full
-    fresh = transitions(FRESH, 10_000 + seed)
+    fresh = transitions(FRESH, seed, JUDGED)
     one, two = (likelihood(fitted(learner, seed), fresh) for learner in LEARNERS)
     return Outcome(two - one, {"one Gaussian": one, "mixture": two})
 
@@ -92,9 +93,10 @@ def _chosen(planner: ICEM, model: AbstractDynamics, x: State, key: RandomKey) ->
 
 def true_cost(model: AbstractDynamics, seed: int) -> float:
     """What the planner's actions really cost."""
-    keys = jr.split(jr.key(seed), len(STARTS))
+    *_, k_plan = jr.split(jr.key(seed), 3)
+    keys = jr.split(k_plan, len(STARTS))
     u = np.stack([_chosen(ICEM(), model, jnp.asarray(x, jnp.float32), k) for x, k in zip(STARTS, keys, strict=True)])
-    y = STARTS[:, None] + pushed(np.tile(u[:, None], (1, 100, 1)), seed)
+    y = STARTS[:, None] + pushed(np.tile(u[:, None], (1, 100, 1)), np.random.default_rng([seed, JUDGED]))
     return float(np.mean((np.abs(y) - 1.0) ** 2 + 0.1 * u[:, None] ** 2))
 
 

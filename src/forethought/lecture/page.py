@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from forethought.lecture.results import ONLY_FULL, Row, counts, effect, needs, number, places, tally
+from forethought.lecture.results import FAILED, ONLY_FULL, Row, counts, effect, needs, number, places, tally
 from forethought.lecture.text import remarks
 
 STYLE = """
@@ -23,7 +23,7 @@ svg .rule { stroke: var(--rule); } svg .margin { stroke: var(--faint); }
 svg text { font: 12px system-ui, sans-serif; fill: var(--faint); }
 @media print { body { margin: 0; max-width: none; } }
 """
-CLASSES = {"holds": "holds", "does not hold": "not", "undecided": "open"}
+CLASSES = {"holds": "holds", "does not hold": "not", "undecided": "open", FAILED: "not"}
 WIDTH, HEIGHT, LEFT, RIGHT = 700.0, 74.0, 30.0, 670.0
 
 

@@ -69,9 +69,23 @@ def setting(noise: float, seed: int) -> Setting:
     return Setting(world, Imagined(model, cost, jnp.asarray(pool, jnp.float32), stretch))
 
 
+class Keys(NamedTuple):
+    """Of one seed, one per use."""
+
+    actor: RandomKey
+    place: RandomKey
+    gradients: RandomKey
+    world: RandomKey
+
+
+def keys_of(seed: int) -> Keys:
+    """The same for every side of a comparison."""
+    return Keys(*jr.split(jr.key(seed), len(Keys._fields)))
+
+
 def untrained(it: Setting, seed: int) -> Actor:
     """v2.0's radial basis functions before their first improvement."""
-    k_actor, k_place = jr.split(jr.key(seed))
+    k_actor, k_place, *_ = keys_of(seed)
     box = it.world.actions
     assert isinstance(box, Box)
     actor = init_actor(it.world.spec, box, "rbf", (100, 2), k_actor)
@@ -80,10 +94,10 @@ def untrained(it: Setting, seed: int) -> Actor:
 
 @eqx.filter_jit
 def _health(actor: Actor, at: Imagined, key: RandomKey) -> Health:
-    k_start, k_noise = jr.split(key)
+    k_start, k_belief, k_noise = jr.split(key, 3)
     trained, fixed = eqx.partition(actor, trained_leaves(actor))
     starts = at.pool[jr.randint(k_start, (PARTICLES,), 0, at.pool.shape[0])]
-    beliefs = at.model.draw(key, PARTICLES)
+    beliefs = at.model.draw(k_belief, PARTICLES)
     return pathwise(Parts(trained, fixed), beliefs, at.cost, starts, jr.split(k_noise, (PARTICLES, LONG)), at.stretch)[
         1
     ]
@@ -93,7 +107,7 @@ def ratio(noise: float, horizon: int, seed: int) -> float:
     """Signal-to-noise ratio of the gradient of an untrained policy's cost over so many steps."""
     it = setting(noise, seed)
     at = it.at._replace(stretch=it.at.stretch._replace(length=jnp.asarray(horizon, jnp.int32)))
-    return max(float(_health(untrained(it, seed), at, jr.key(seed)).snr), FAINT)
+    return max(float(_health(untrained(it, seed), at, keys_of(seed).gradients).snr), FAINT)
 
 
 def long(seed: int, full: bool) -> Outcome:
@@ -116,9 +130,9 @@ def _costs(noise: float, seed: int) -> tuple[float, float]:
     plans = Planning(ICEM(), it.at.model, it.at.cost, it.world.actions, 20)
     now = Improvement(untrained(it, seed), None, it.at.stretch.length)
     how = Improve(gradient_steps=300, horizon=LONG)
-    better = improve(how, now, it.at, LIMIT, jr.key(seed))[0].actor
+    better = improve(how, now, it.at, LIMIT, keys_of(seed).gradients)[0].actor
     policies: tuple[AbstractPolicy, ...] = (MPC(plans), ActorPolicy(better, jnp.zeros((), jnp.float32)))
-    planned, learned = (cost_of(it.world.rollouts(p, jr.key(seed), starts, LIMIT)) for p in policies)
+    planned, learned = (cost_of(it.world.rollouts(p, keys_of(seed).world, starts, LIMIT)) for p in policies)
     return planned, learned
 
 

@@ -12,6 +12,8 @@ from forethought.runs.files import replace_durably, seal
 
 FORMAT = 1
 ONLY_FULL = "only with --full"
+FAILED = "failed"
+"""The verdict where no seed has a result."""
 
 
 class Row(NamedTuple):
@@ -30,7 +32,7 @@ class Row(NamedTuple):
 
     @property
     def judgement(self) -> Judgement:
-        """The verdict: undecided where nothing was measured."""
+        """Of the effects that there are."""
         return judge(self.effects, self.claim.margin)
 
     @property
@@ -45,7 +47,7 @@ class Row(NamedTuple):
         """The verdict, or why there is none."""
         if self.found is None and self.wrong is None:
             return ONLY_FULL if not self.claim.seeds else "not measured"
-        return self.judgement.verdict
+        return self.judgement.verdict if self.judgement.count else FAILED
 
     @property
     def seconds(self) -> float | None:
@@ -112,7 +114,7 @@ def _row(row: Row) -> dict[str, Any]:
     measured = row.found is not None or row.wrong is not None
     words = ("name", "section", "sentence", "prediction", "how", "unit", "margin", "note")
     return {word: getattr(claim, word) for word in words} | {
-        "verdict": found.verdict if measured else None,
+        "verdict": row.verdict if measured else None,
         "mean": found.mean,
         "interval": None if found.interval is None else list(found.interval),
         "count": found.count,

@@ -28,7 +28,7 @@ def remarks(row: Row) -> Iterator[str]:
     """What has to be said of a claim that does not simply hold."""
     for failure in row.failures:
         yield f"Failed: {failure}."
-    if row.claim.note and row.verdict in ("does not hold", "undecided"):
+    if row.claim.note and not row.failures and row.verdict in ("does not hold", "undecided"):
         yield row.claim.note
 
 

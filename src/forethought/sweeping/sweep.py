@@ -24,8 +24,6 @@ from forethought.sweeping.processes import run_processes
 from forethought.sweeping.supervise import Setting
 
 LOCK = ".lock"
-ONE_THREAD = {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false", "OMP_NUM_THREADS": "1"}
-"""A job is one thread of work: several jobs side by side are faster than one job on several cores."""
 
 Launcher = Callable[[Sequence[Job], int, Setting], Generator[Outcome, None, None]]
 """Runs jobs, so many at once, and tells of each when it has ended."""
@@ -41,8 +39,9 @@ def sweep(
     launch: Launcher = run_processes,
     tell: Callable[[Outcome], None] | None = None,
     held: int | None = None,
+    anew: bool = False,
 ) -> list[Outcome]:
-    """Run the jobs that are not done yet; how each of them ended, in their order.
+    """Run the jobs that are not done yet (`anew`: all of them); how each of them ended, in their order.
 
     `folder` keeps a state and a log for each; without one a job is done if its `result` is there, and prints where
     this process does.  `environment` is that of the jobs (None: this process's, and one thread for each job).  `held`:
@@ -63,7 +62,7 @@ def sweep(
             place.states.mkdir(exist_ok=True)
             place.logs.mkdir(exist_ok=True)
         for job in jobs:
-            before = _done_before(job, place)
+            before = None if anew else _done_before(job, place)
             if before is not None:
                 outcomes[job.name] = before
                 tell(before)
@@ -95,9 +94,15 @@ def told(outcome: Outcome) -> str:
     return "done already" if outcome.earlier else f"done, {outcome.seconds:.1f} s{memory}"
 
 
-def one_thread() -> dict[str, str]:
-    """This process's environment, with one thread for each job where it does not say otherwise."""
-    return ONE_THREAD | os.environ
+def one_thread(given: Mapping[str, str] | None = None) -> dict[str, str]:
+    """This environment (None: the process's) with one thread for each job, where it does not say otherwise.
+
+    A job is one thread of work: several side by side are faster than one job on several cores.
+    """
+    given = os.environ if given is None else given
+    flags, one = given.get("XLA_FLAGS", ""), "--xla_cpu_multi_thread_eigen=false"
+    xla = {"XLA_FLAGS": flags if "multi_thread_eigen" in flags else f"{flags} {one}".strip()}
+    return dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1") | dict(given) | xla
 
 
 @contextmanager
@@ -130,7 +135,7 @@ def _lock(folder: Path) -> int:
         os.close(handle)
         if isinstance(error, BlockingIOError):
             raise UserError(
-                f"{folder} is in use by another sweep (process {pid}), or by runs that it left behind when it was "
+                f"{folder} is in use by another process ({pid}), or by runs that it left behind when it was "
                 "killed; they must end first."
             ) from None
         raise UserError(
