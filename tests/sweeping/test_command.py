@@ -15,7 +15,7 @@ from forethought.runs.directory import RunDirectory
 from forethought.sweeping import command as commanding
 from forethought.sweeping.command import command
 from forethought.sweeping.job import Job, Outcome
-from forethought.sweeping.plan import Varied, jobs_of, parse_seeds, parse_sweep, runs_of
+from forethought.sweeping.plan import Varied, jobs_of, parse_seeds, parse_sweep, prepare, refuse_other, runs_of
 from small import PACE, TINY, Answer
 
 TASK = ["pendulum", *TINY, *PACE, "--steps", "20", "--limit", "10"]
@@ -168,6 +168,14 @@ def test_every_combination_is_run_with_every_seed(capsys, tmp_path, recorded) ->
     assert again.err == ""
 
 
+def test_a_sweep_that_was_killed_in_its_first_moment_can_be_begun_again(tmp_path) -> None:
+    plan = parse_sweep(["pendulum", "--out", str(tmp_path), "--seeds", "0"])
+    (tmp_path / ".sweep.json.part").write_text("{")
+    refuse_other(plan)
+    prepare(plan)
+    assert (tmp_path / "sweep.json").exists()
+
+
 def test_a_folder_is_for_one_sweep(capsys, tmp_path, recorded) -> None:
     """More seeds may be added; another setting would be mixed in under the same names."""
     assert ask(capsys, "pendulum", "--steps", "20", "--seeds", "0-1", "--out", tmp_path / "d").status == 1
@@ -213,3 +221,5 @@ def test_a_long_value_still_makes_a_name(tmp_path) -> None:
     names = [run.name for run in runs_of(plan._replace(varied=(Varied("env.file", values),)))]
     assert len(set(names)) == 3
     assert all(len(name) < 200 and "/" not in name and " " not in name for name in names)
+    one, two = (runs_of(plan._replace(varied=(Varied("env.goal", (value,)),)))[0].name for value in ("a/b", "a-b"))
+    assert one != two, "asked for one after the other, too"

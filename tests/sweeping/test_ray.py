@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import signal
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import patch
@@ -16,9 +19,10 @@ from forethought.cli import guarded
 from forethought.errors import UserError
 from forethought.sweeping import ray_launcher
 from forethought.sweeping.command import command
-from forethought.sweeping.job import Caps, Job
-from forethought.sweeping.ray_launcher import connected, merged, run_on_ray
-from forethought.sweeping.sweep import sweep
+from forethought.sweeping.job import Caps, Job, Place
+from forethought.sweeping.ray_launcher import connected, merged, run_here, run_on_ray
+from forethought.sweeping.supervise import Setting
+from forethought.sweeping.sweep import locked, sweep
 from small import PACE, TINY
 
 
@@ -91,6 +95,42 @@ def test_limits_and_kills_are_the_same_on_the_cluster(cluster, tmp_path) -> None
     again = sweep(jobs, tmp_path / "s", at_once=2, caps=caps, launch=run_on_ray)
     assert [each.status for each in again] == ["done"] * 4
     assert [each.earlier for each in again] == [True, False, False, True]
+
+
+def test_what_a_dead_worker_left_behind_is_not_begun_again(tmp_path) -> None:
+    """Its job holds a lock of its own as long as it runs."""
+    place = Place(tmp_path)
+    place.states.mkdir()
+    place.logs.mkdir()
+    code = "import sys; open(sys.argv[1], 'w').write('done')"
+    job = Job("one", (sys.executable, "-I", "-S", "-c", code, str(tmp_path / "result")))
+    setting = Setting(Caps(), place, dict(os.environ), str(tmp_path))
+    with locked(place.states, ".one.lock"):
+        found = run_here(job, setting)
+    assert found.status == "failed"
+    assert "an earlier try still goes on" in found.reason
+    assert not (tmp_path / "result").exists()
+    assert run_here(job, setting).status == "done"
+
+
+def test_the_job_of_a_dead_worker_holds_its_lock(cluster, tmp_path) -> None:
+    code = "import os, sys, time; open(sys.argv[1], 'w').write(f'{os.getppid()} {os.getpid()}.'); time.sleep(60)"
+    began = tmp_path / "began"
+    jobs = [Job("one", (sys.executable, "-I", "-S", "-c", code, str(began)))]
+
+    def kill() -> None:
+        while not (began.exists() and began.read_text().endswith(".")):
+            time.sleep(0.05)
+        os.kill(int(began.read_text().split()[0]), signal.SIGKILL)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    (one,) = sweep(jobs, tmp_path / "s", launch=run_on_ray)
+    thread.join()
+    assert one.reason.startswith("lost by Ray")
+    (again,) = sweep(jobs, tmp_path / "s", launch=run_on_ray)
+    assert "an earlier try still goes on" in again.reason
+    os.kill(int(began.read_text().split()[1].rstrip(".")), signal.SIGKILL)
 
 
 def test_a_cluster_that_is_not_there_is_a_sentence(monkeypatch) -> None:

@@ -84,6 +84,31 @@ def test_a_job_that_takes_too_long_is_asked_and_then_killed(tmp_path, monkeypatc
     assert all(each.seconds < 10.0 for each in found)
 
 
+@pytest.mark.parametrize("end", ["done", "killed", "late"])
+def test_what_a_job_leaves_behind_ends_with_it(tmp_path, monkeypatch, end) -> None:
+    """Whether the job ends well, is killed, or has to be asked: its child would go on outside of every limit."""
+    monkeypatch.setattr(supervising, "GRACE", 2.0)
+    child = f"import time; '{tmp_path}'; time.sleep(60)"
+    last = {"done": "", "killed": "os.kill(os.getpid(), signal.SIGKILL)", "late": "time.sleep(60)"}[end]
+    code = f"""
+    import os, signal, subprocess, sys, time
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    subprocess.Popen([sys.executable, "-I", "-S", "-c", {child!r}])
+    {last}
+    """
+    sweep([Job("one", python(code))], tmp_path / "s", caps=Caps(seconds=1.5))
+    assert soon(lambda: not running(tmp_path))
+
+
+def test_a_memory_limit_that_cannot_be_kept_is_refused(tmp_path, monkeypatch) -> None:
+    """Without /proc nobody knows what a process holds."""
+    monkeypatch.setattr("forethought.sweeping.descendants.PROC", tmp_path / "none")
+    (one,) = sweep([job(tmp_path, "one")], tmp_path / "s", caps=Caps(megabytes=100.0))
+    assert one.status == "failed"
+    assert "cannot be kept" in one.reason
+    assert not (tmp_path / "one.result").exists()
+
+
 @pytest.mark.parametrize(
     ("code", "reason"),
     [

@@ -38,7 +38,7 @@ def command(argv: list[str]) -> int:
                 held=held,
             )
         except KeyboardInterrupt:
-            _say("The runs that were going on have ended in order; the same command again goes on with them.")
+            _say("The runs that were going on were ended; the same command again goes on with them.")
             raise
     if plan.asked.json:
         rows = [outcome._asdict() | {"run": str(plan.out / outcome.name)} for outcome in outcomes]

@@ -19,6 +19,12 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+def measurable() -> bool:
+    """Whether this machine tells what processes hold, and which are children of which."""
+    own = os.getpid()
+    return resident([own]) > 0 and (PROC / str(own) / "task" / str(own) / "children").exists()
+
+
 def resident(pids: list[int]) -> int:
     """Bytes of memory that these processes hold; what they share counts for each of them.
 

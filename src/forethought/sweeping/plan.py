@@ -181,9 +181,11 @@ def runs_of(plan: Plan) -> list[Run]:
 
 def _name(chosen: Sequence[str], seed: int) -> str:
     """The folder of a run, of which a file system can make a name."""
-    label = re.sub(r"[^A-Za-z0-9._+=-]+", "-", "_".join(chosen))
-    if len(label) > 150:
-        label = f"{label[:150]}-{hashlib.sha256(label.encode()).hexdigest()[:8]}"
+    said = "_".join(chosen)
+    label = re.sub(r"[^A-Za-z0-9._+=-]+", "-", said)[:150]
+    if label != said:
+        # Whatever is left out would otherwise be another run's, too, of this sweep or of a later one.
+        label = f"{label}-{hashlib.sha256(said.encode()).hexdigest()[:8]}"
     return f"{label}-seed{seed}" if label else f"seed{seed}"
 
 
@@ -208,7 +210,7 @@ def jobs_of(plan: Plan, runs: Sequence[Run]) -> list[Job]:
 def refuse_other(plan: Plan) -> None:
     """Raise `UserError` for a folder that is no sweep's; nothing is written into it."""
     try:
-        others = [path.name for path in plan.out.iterdir() if path.name != LOCK]
+        others = [path.name for path in plan.out.iterdir() if path.name not in (LOCK, f".{PLAN}.part")]
     except FileNotFoundError:
         return
     except OSError as error:

@@ -14,6 +14,7 @@ from typing import Any
 from forethought.errors import UserError
 from forethought.sweeping.job import Job, Outcome
 from forethought.sweeping.supervise import Setting, supervise
+from forethought.sweeping.sweep import locked
 
 CARRIED = ("CUDA_", "JAX_", "MKL_", "MUJOCO_", "NVIDIA_", "OMP_", "OPENBLAS_", "PYTHON", "TF_", "XLA_")
 """Variables that decide what a job computes: they are those of the command, also where Ray has set others."""
@@ -45,8 +46,18 @@ def run_on_ray(jobs: Sequence[Job], at_once: int, setting: Setting) -> Generator
 
 
 def run_here(job: Job, setting: Setting) -> Outcome:
-    """The task: the job in the worker's own environment, but for what decides what it computes."""
-    return supervise(job, setting._replace(environment=merged(os.environ, setting.environment)))
+    """The task: the job in the worker's own environment, but for what decides what it computes.
+
+    Ray may kill a worker, whose job then goes on alone.  It holds a lock of its own, and is not begun again meanwhile.
+    """
+    setting = setting._replace(environment=merged(os.environ, setting.environment))
+    if setting.place is None:
+        return supervise(job, setting)
+    try:
+        with locked(setting.place.states, f".{job.name}.lock") as held:
+            return supervise(job, setting._replace(held=held))
+    except UserError as error:
+        return Outcome(job.name, "failed", f"an earlier try still goes on: {error}", 0.0, 0.0)
 
 
 def merged(workers: Mapping[str, str], commands: Mapping[str, str]) -> dict[str, str]:

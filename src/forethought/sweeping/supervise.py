@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from forethought.runs.command_line import shorten
 from forethought.runs.signals import ASKING
-from forethought.sweeping.descendants import descendants, resident
+from forethought.sweeping.descendants import descendants, measurable, resident
 from forethought.sweeping.job import MB, Caps, Job, Outcome, Place
 
 LOOK = 0.1
@@ -73,6 +73,8 @@ class _Ended(NamedTuple):
 
 def _run(job: Job, setting: Setting, control: Control | None, began: float) -> _Ended:
     """The process, until it has ended."""
+    if setting.caps.megabytes is not None and not measurable():
+        return _Ended("memory limit: it cannot be kept here, where /proc does not tell what processes hold", 0)
     log = None if setting.place is None else setting.place.logs / f"{job.name}.log"
     with ExitStack() as stack:
         output = None if log is None else stack.enter_context(log.open("ab"))
@@ -93,6 +95,8 @@ def _run(job: Job, setting: Setting, control: Control | None, began: float) -> _
         except BaseException:
             _end(process, control)
             raise
+        finally:
+            _kill(process)  # and what it has started, if it left that behind
     return _Ended(reason or _reason(process.returncode, log, before), peak)
 
 
@@ -129,10 +133,12 @@ def _end(process: subprocess.Popen[bytes], control: Control | None) -> None:
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    """Kill the process, its group and its descendants, and wait for it."""
-    if process.poll() is not None:
-        return  # its number may be another's by now
-    family = descendants(process.pid)
+    """Kill the process, its group and its descendants, and wait for it.
+
+    Also where it has just ended: the others of its group need not have.  No new process can have its number as long as
+    there are others, and so soon after none has it where there are not.
+    """
+    family = descendants(process.pid) if process.poll() is None else []
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     for pid in family[1:]:

@@ -106,24 +106,24 @@ def one_thread(given: Mapping[str, str] | None = None) -> dict[str, str]:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[int]:
-    """Let no other sweep work in the folder meanwhile.  Raises `UserError` if one does.
+def locked(folder: Path, name: str = LOCK) -> Iterator[int]:
+    """Let no other sweep work in the folder meanwhile, by a file of this name.  Raises `UserError` if one does.
 
     Jobs hold the lock open too: where a sweep was killed, and a run that it started still goes on, a second sweep
     would otherwise begin that run again in the same directory.
     """
-    handle = _lock(folder)
+    handle = _lock(folder, name)
     try:
         yield handle
     finally:
         os.close(handle)
 
 
-def _lock(folder: Path) -> int:
+def _lock(folder: Path, name: str) -> int:
     """The open lock file, which is locked as long as somebody holds it open."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        handle = os.open(folder / name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     except OSError as error:
         raise UserError(f"{folder} cannot be written to ({error.strerror}); give another folder.") from error
     try:
