@@ -21,6 +21,7 @@ from learning import STUDIES, Study
 from runner import HERE, RESULTS
 from tables_local import local_lines
 from tables_locomotion import locomotion_lines
+from tables_policies import policy_lines
 from tables_speed import speed_page
 from tables_trajopt import trajopt_lines
 from text import MISSING, distinct, interval, markdown, number, provenance, read
@@ -264,6 +265,7 @@ def page(results: Path) -> str:
     lines += trajopt_lines(read(results))
     lines += local_lines(results)
     lines += locomotion_lines(results / "locomotion")
+    lines += policy_lines(results)
     return "\n".join(lines).rstrip() + "\n"
 
 

@@ -81,7 +81,7 @@ def _dual(found: dict[str, Any]) -> list[str]:
     rows = [
         (
             name,
-            *(f"{v:g}" if v < 1e9 else "never" for v in (row["median"], row["p90"])),
+            *("never" if v is None else f"{v:g}" for v in (row["median"], row["p90"])),
             str(row["worst"]),
             f"{row['not_reached']} of {row['of']}",
         )
