@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -29,3 +31,14 @@ def test_one_value_has_no_interval():
 def test_no_value_has_no_mean():
     with pytest.raises(ValueError, match="at least one"):
         mean_interval([])
+
+
+def test_values_of_any_size_have_a_mean():
+    """Squares and sums of such numbers are more than a float can be."""
+    assert mean_interval([1.7e308] * 4) == (1.7e308, (1.7e308, 1.7e308))
+    mean, interval = mean_interval([1e200, 3e200])
+    assert mean == pytest.approx(2e200)
+    assert interval == pytest.approx((2e200 - 12.706204736e200, 2e200 + 12.706204736e200))
+    assert mean_interval([1.7e308, -1.7e308]) == (0.0, (-math.inf, math.inf))
+    assert mean_interval([5e-324, 5e-324])[0] == 5e-324
+    np.testing.assert_equal(mean_interval([math.inf, -math.inf]), (math.nan, (math.nan, math.nan)))

@@ -34,13 +34,21 @@ def student_quantile(coverage: float, freedom: int) -> float:
 
 
 def mean_interval(values: Sequence[float], coverage: float = 0.95) -> tuple[float, tuple[float, float] | None]:
-    """Mean and confidence interval mean -+ t s / sqrt(n), s with n - 1; no interval for fewer than two values."""
+    """Mean and confidence interval mean -+ t s / sqrt(n), s with n - 1; no interval for fewer than two values.
+
+    Of values that are not all finite neither is the interval; of very large ones its ends may be infinite.
+    """
     count = len(values)
     if count == 0:
         raise ValueError("The mean of no values was asked for; at least one is needed.")
-    mean = math.fsum(values) / count
+    if not all(map(math.isfinite, values)):
+        return sum(values) / count, None if count == 1 else (math.nan, math.nan)
+    # In units of a power of two near the largest: nothing is rounded by it, and no square overflows.
+    unit = math.ldexp(1.0, max(math.frexp(max(map(abs, values)))[1] - 1, -1000))
+    scaled = [v / unit for v in values]
+    mean = math.fsum(scaled) / count
     if count == 1:
-        return mean, None
-    deviation = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (count - 1))
+        return mean * unit, None
+    deviation = math.sqrt(math.fsum((v - mean) ** 2 for v in scaled) / (count - 1))
     half = student_quantile(coverage, count - 1) * deviation / math.sqrt(count)
-    return mean, (mean - half, mean + half)
+    return mean * unit, ((mean - half) * unit, (mean + half) * unit)
