@@ -98,6 +98,7 @@ def test_a_run_is_judged_on_its_last_episode(original, found) -> None:
         1,
     )
     assert found["fits"] == 3
+    assert (found["name"], found["env_steps"]) == (open_run(original).name, 30)
     assert [a["count"] for a in found["ahead"]] == [10, 9, 8, 7]
     assert found["exploitation"]["steps"] == 3, "the planning horizon"
     assert found["components"] == ["x0", "x1", "x2"]

@@ -63,6 +63,8 @@ def diagnose_run(run: OpenRun, held_out: float = 0.2, fresh: int | None = None, 
     steps = sum(e.length for e in episodes)
     head = {
         "run": str(run.directory.path),
+        "name": run.name,
+        "env_steps": int(run.state.steps),
         "task": run.task.name,
         "algorithm": algorithm_name(run.algorithm),
         "model": type(model).__name__,
