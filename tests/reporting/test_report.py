@@ -31,6 +31,17 @@ def test_a_page_is_written_into_the_run(tmp_path, capsys):
     assert call(capsys, "report", run, *QUICK).status == 0  # its own page it writes again
 
 
+def test_no_text_of_a_run_commands_the_terminal(tmp_path, capsys):
+    evil = "evil:\x1b]0;owned\x07\x1b[31mRED\nmissing: nothing"
+    run = write_run(tmp_path / "run", task=evil, evaluated=[])
+    answer = call(capsys, "report", run, "--no-fan")
+    assert answer.status == 0, answer.err
+    assert "owned" in answer.out
+    assert "\x1b" not in answer.out
+    assert "\x07" not in answer.out
+    assert "\nmissing: nothing" not in answer.out
+
+
 def test_the_answer_as_json_says_what_is_missing(tmp_path, capsys):
     run = write_run(tmp_path / "run")
     found = call(capsys, "report", run, "--no-fan", "--json", "--out", tmp_path / "x.html").json
@@ -123,8 +134,10 @@ def test_no_name_can_end_the_data_or_begin_an_element(tmp_path, capsys):
 def test_a_page_that_is_too_large_is_refused():
     from forethought.errors import UserError
 
-    with pytest.raises(UserError, match="8 000 001 bytes"):
+    with pytest.raises(UserError, match=r"8 000 001 bytes.*leave out --video, or give --no-fan"):
         checked(b"x" * 8_000_001)
+    with pytest.raises(UserError, match="name fewer runs"):
+        checked(b"x" * 8_000_001, 2)
 
 
 def test_the_environment_is_named_again_in_front_of_other_flags(tmp_path):

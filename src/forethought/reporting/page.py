@@ -90,11 +90,11 @@ def policy(code: str, plotly: str, *, live: bool) -> str:
     return "; ".join(f"{name} {value}" for name, value in rules.items())
 
 
-def checked(made: bytes) -> bytes:
-    """The page, if it is not too large.  Raises `UserError`."""
+def checked(made: bytes, runs: int = 1) -> bytes:
+    """The page about so many runs, if it is not too large.  Raises `UserError`."""
     if len(made) > LARGEST:
         raise UserError(
             f"The page would have {plural(len(made), 'byte')}, and {plural(LARGEST, 'byte')} are allowed: "
-            "name fewer runs."
+            + ("name fewer runs." if runs > 1 else "leave out --video, or give --no-fan.")
         )
     return made

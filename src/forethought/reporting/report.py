@@ -88,7 +88,7 @@ def command(argv: list[str]) -> int:
     beside = [_beside(run, asked, i) for i, run in enumerate(runs)]
     data = contents(runs, beside)
     title = data["runs"][0]["title"] if len(runs) == 1 else f"{len(runs)} runs"
-    made = checked(page(data, title))
+    made = checked(page(data, title), len(runs))
     with storing(str(out)):
         replace_durably(out, made)
     _say(out, made, data, asked)
@@ -178,9 +178,11 @@ def _say(out: Path, made: bytes, data: dict[str, Any], asked: Asked) -> None:
     if asked.flags.json:
         print_json({"report": str(out), "bytes": len(made), "runs": [str(p) for p in asked.runs], "missing": missing})
         return
-    print(f"Report: {shown(out)} ({len(made) / 1e6:.1f} MB)")
+    print(f"Report: {printable(shown(out))} ({len(made) / 1e6:.1f} MB)")
     if asked.flags.quiet:
         return
     for label, sentences in missing.items():
         for sentence in sentences:
-            print(f"missing: {label}: {sentence}" if len(missing) > 1 else f"missing: {sentence}")
+            said = f"{label}: {sentence}" if len(missing) > 1 else sentence
+            # A stranger's run may have written a part of it: it must neither command the terminal nor look like a line.
+            print("missing: " + printable(said).replace("\n", "\\n"))
