@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from forethought.errors import UserError
-from forethought.reporting.episode_notes import note, seen_limits, share_at
+from forethought.reporting import turns
+from forethought.reporting.episode_notes import Limits, note, seen_limits, share_at
 from forethought.reporting.records import Memory, column, read_records
 from report_cases import write_episode, write_run
 
@@ -32,7 +33,7 @@ def test_half_a_line_is_left_for_later_and_only_what_is_new_is_read(run):
     before = file.read_bytes()
     file.write_bytes(before[:-20])
     assert len(read_records(run, memory).lines) == 3
-    first = memory.lines[0]
+    first = memory.turns.lines[0]
     with file.open("ab") as out:
         out.write(before[-20:])
     found = read_records(run, memory)
@@ -76,6 +77,64 @@ def test_what_is_absurdly_long_is_cut(run):
     assert len(last) == 3
 
 
+@pytest.fixture
+def small(monkeypatch):
+    monkeypatch.setattr(turns, "MOST_LINES", 100)
+    monkeypatch.setattr(turns, "CHUNK", 2000)
+
+
+def counted(first: int, last: int) -> str:
+    return "".join(json.dumps({"env_steps": i}) + "\n" for i in range(first, last))
+
+
+def test_of_very_many_lines_the_newest_are_kept_and_none_of_the_others_is_parsed(run, small, monkeypatch):
+    parsed = []
+    real = turns.parse_json
+    monkeypatch.setattr(turns, "parse_json", lambda data, name: parsed.append(data) or real(data, name))
+    (run / "metrics.jsonl").write_text(counted(0, 1000))
+    found = read_records(run)
+    assert [line["env_steps"] for line in found.lines] == list(range(900, 1000))
+    assert len(parsed) == 100
+    assert "Of metrics.jsonl the newest 100 lines are kept; 900 older ones are left out." in found.trouble
+
+
+def test_of_a_very_large_file_the_newest_bytes_are_read(run, monkeypatch):
+    monkeypatch.setattr(turns, "MOST_BYTES", 1000)
+    text = counted(1000, 2000)
+    (run / "metrics.jsonl").write_text(text)
+    found = read_records(run)
+    assert found.lines[-1]["env_steps"] == 1999
+    kept = "".join(json.dumps(line) + "\n" for line in found.lines)
+    assert 900 < len(kept) <= 1000
+    assert f"{len(text) - len(kept)} bytes before them are not" in " ".join(found.trouble)
+
+
+def test_who_looks_again_and_again_reads_a_part_each_time(run, small):
+    (run / "metrics.jsonl").write_text(counted(0, 300))
+    memory, seen = Memory(), []
+    for _ in range(4):
+        found = read_records(run, memory)
+        seen.append((found.steps, any("still being read" in t for t in found.trouble)))
+    assert seen[0][0] < seen[1][0] < seen[2][0] == seen[3][0] == 299
+    assert [behind for _, behind in seen] == [True, True, False, False]
+
+
+def test_a_line_of_very_many_names_is_cut(run):
+    with (run / "metrics.jsonl").open("a") as out:
+        out.write(json.dumps({f"n{i}": 1.0 for i in range(5000)} | {"env_steps": 100}) + "\n")
+    found = read_records(run)
+    assert (len(found.lines[-1]), found.steps) == (301, 100)
+    assert any("1 lines of metrics.jsonl have more than 300 names" in t for t in found.trouble)
+
+
+def test_a_line_that_is_longer_than_any_may_be_is_broken(run, small):
+    with (run / "metrics.jsonl").open("a") as out:
+        out.write('{"env_steps": 90, "x": "' + "y" * 5000 + '"}\n' + counted(100, 101))
+    found = read_records(run)
+    assert found.steps == 100
+    assert any("cannot be read" in t for t in found.trouble)
+
+
 def test_numbers_that_are_none_are_gaps(tmp_path):
     run = write_run(tmp_path / "run", episodes=3, broken=True)
     steps, values = column(read_records(run).lines, "plan_cost")
@@ -113,3 +172,11 @@ def test_a_largest_value_that_was_seen_once_is_no_limit(tmp_path):
     )
     assert limits is not None
     assert np.isnan([*limits.low, *limits.high]).all()
+
+
+def test_an_action_that_ends_on_one_side_only_is_not_always_at_its_limit(tmp_path):
+    write_episode(tmp_path, 0, np.random.default_rng(0), rows=50, n=1, m=1)
+    one = note(tmp_path / "episodes" / "000000.safetensors")
+    at_low = int(one.at_low[0])
+    assert share_at(one, Limits(np.array([-2.0]), np.array([np.inf]), named=True)) == at_low / 50
+    assert share_at(one, Limits(np.array([-3.0]), np.array([np.inf]), named=True)) == 0.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,7 +16,7 @@ import urllib.request
 import pytest
 
 from forethought.errors import UserError
-from forethought.reporting import serving
+from forethought.reporting import serving, turns, watch
 from forethought.reporting.serving import Resource, Server
 from forethought.reporting.watch import Live, parse
 from report_cases import write_run
@@ -208,6 +209,42 @@ def test_the_data_follow_the_run_and_are_not_made_twice(tmp_path, monkeypatch):
     assert "60 real steps" in " ".join(second["runs"][0]["sentences"])
     live.due = 0.0
     assert json.loads(live.json())["version"] == 2  # nothing has changed
+
+
+def test_a_look_that_fails_is_said_once_and_not_repeated_for_each_request(tmp_path, monkeypatch, capsys):
+    run = write_run(tmp_path / "run", episodes=2)
+    live, looks = Live(run), []
+
+    def broken(*given):
+        looks.append(given)
+        raise OverflowError("34")
+
+    monkeypatch.setattr(watch, "contents", broken)
+    said = {"failed": "The run cannot be shown now: unexpected OverflowError."}
+    assert [json.loads(live.json()) for _ in range(5)] == [said] * 5
+    assert len(looks) == 1
+    live.due = 0.0
+    assert json.loads(live.json()) == said
+    assert capsys.readouterr().err == f"forethought: {said['failed']}\n"
+    monkeypatch.undo()
+    live.due = 0.0
+    assert json.loads(live.json())["runs"]
+    # The run is gone: what was ours to say is said.
+    (run / "metrics.jsonl").unlink()
+    shutil.rmtree(run)
+    live.due = 0.0
+    assert "there is no such folder" in json.loads(live.json())["failed"]
+
+
+def test_a_long_file_of_metrics_is_read_part_by_part(tmp_path, monkeypatch):
+    run = write_run(tmp_path / "run", episodes=10)
+    monkeypatch.setattr(turns, "CHUNK", 2000)
+    live, steps = Live(run), []
+    for _ in range(12):
+        live.due = 0.0
+        steps.append(json.loads(live.json())["runs"][0]["sentences"][0])
+    assert "200 real steps" not in steps[0]
+    assert "200 real steps" in steps[-1]
 
 
 @pytest.mark.parametrize(("words", "sentence"), [([], "none was given"), (["."] * 2, "2 were given"), (["."], None)])

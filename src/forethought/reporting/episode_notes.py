@@ -99,8 +99,9 @@ def share_at(one: EpisodeNote, limits: Limits) -> float:
     """The share of an episode's actions, over steps and components, that were at a limit."""
     if one.rows == 0 or limits.low.shape != one.low.shape:
         return math.nan
-    with np.errstate(invalid="ignore"):
-        near = 1e-6 * np.nan_to_num(limits.high - limits.low, nan=0.0)
+    with np.errstate(invalid="ignore", over="ignore"):
+        width = limits.high - limits.low
+        near = np.where(np.isfinite(width), 1e-6 * width, 0.0)  # an action that ends on one side only has no width
         low = np.where(one.low <= limits.low + near, one.at_low, 0)
         high = np.where(one.high >= limits.high - near, one.at_high, 0)
     return float((low + high).sum() / (one.rows * len(one.low)))

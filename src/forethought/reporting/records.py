@@ -6,9 +6,7 @@ What cannot be read is a sentence in `trouble`, and the rest is shown.
 from __future__ import annotations
 
 import errno
-import os
 import re
-import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,20 +18,15 @@ from forethought.console import addressed
 from forethought.errors import printable
 from forethought.reporting.charts import number
 from forethought.reporting.episode_notes import EpisodeNote, Limits, episode_paths, note, seen_limits
+from forethought.reporting.turns import FILE, Turns
 from forethought.runs.directory import existing
 from forethought.runs.evaluations import evaluation_files, read_evaluation
-from forethought.runs.files import WORDS, Damaged, parse_json, read_sealed
+from forethought.runs.files import Damaged, read_sealed
 
 T = TypeVar("T")
 
-MOST_METRICS = 2**28
-"""Bytes of metrics.jsonl that are read at most."""
 MOST_EPISODES = 2000
 """Episode files that are read at most, the newest ones."""
-MOST_WORDS = 500
-"""Characters of a text in the metrics."""
-MOST_NUMBERS = 1024
-"""Entries of a list in the metrics."""
 NAMES = {"V05": "v0.5", "V10": "v1.0", "V15": "v1.5", "V20": "v2.0", "Local": "local"} | {
     "Dyna": "dyna",
     "TrustRegion": "trpo",
@@ -106,11 +99,7 @@ class Memory:
     """What was read before, so that only what has changed is read again."""
 
     kept: dict[Path, tuple[Any, Any]] = field(default_factory=dict)
-    lines: list[dict[str, Any]] = field(default_factory=list)
-    broken: int = 0
-    """Lines of metrics that could not be read."""
-    offset: int = 0
-    inode: int = -1
+    turns: Turns = field(default_factory=Turns)
 
     def read(self, path: Path, how: Callable[[Path], T]) -> T:
         """What a file holds, by its name, size and time."""
@@ -124,15 +113,16 @@ class Memory:
 
 def read_records(path: Path, memory: Memory | None = None) -> Records:
     """Everything that a run has written down.  Raises `UserError` if there is no run."""
-    run, memory = existing(path).path, memory or Memory()
+    run = existing(path).path
     found = Records(run, printable(run.name))
     _read_config(found)
     _read_metrics(found, memory)
+    memory = memory or Memory()
     for file in evaluation_files(run).values():
         read = lambda path: read_evaluation(path, found.name or None)
         _try(found, lambda file=file, read=read: found.evaluations.append(memory.read(file, read)))
     if (run / "diagnosis.json").exists():
-        _try(found, lambda: setattr(found, "diagnosis", memory.read(run / "diagnosis.json", _diagnosis)))
+        _try(found, lambda: _read_diagnosis(found, memory))
     _read_episodes(found, memory)
     found.limits = seen_limits(found.episodes)
     _try(found, lambda: setattr(found, "finished", _finished(newest_checkpoint(run)[1])))
@@ -187,6 +177,15 @@ def _read_config(found: Records) -> None:
     _try(found, starts)
 
 
+def _read_diagnosis(found: Records, memory: Memory) -> None:
+    """diagnosis.json, if it is of this run; an older version did not write down which run it is of."""
+    read = memory.read(found.path / "diagnosis.json", _diagnosis)
+    name = read.get("name")
+    if found.name and name is not None and name != found.name:
+        raise Damaged(f"diagnosis.json belongs to another run ({name!r}, and this one is {found.name!r}).")
+    found.diagnosis = read
+
+
 def _diagnosis(path: Path) -> dict[str, Any]:
     """diagnosis.json, if it is as this version writes it.  Raises `Damaged`."""
     found = read_sealed(path)
@@ -211,51 +210,12 @@ def _read_episodes(found: Records, memory: Memory) -> None:
         _try(found, lambda path=path: found.episodes.append(memory.read(path, note)))
 
 
-def _read_metrics(found: Records, memory: Memory) -> None:
-    """metrics.jsonl: what has come since it was last looked at.  Half a line at its end is still being written."""
-    path = found.path / "metrics.jsonl"
-    _try(found, lambda: _continue(path, memory))
-    found.lines = memory.lines
-    if memory.broken:
-        found.trouble.append(f"{memory.broken} lines of metrics.jsonl cannot be read, and are left out.")
-    if memory.offset >= MOST_METRICS:
-        found.trouble.append(f"metrics.jsonl is longer than {MOST_METRICS} bytes, and what follows is not read.")
-
-
-def _continue(path: Path, memory: Memory) -> None:
-    """Read on where it was left, or from the beginning where the file is another one."""
-    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-    with os.fdopen(handle, "rb") as file:
-        about = os.fstat(handle)
-        if not stat.S_ISREG(about.st_mode):
-            raise Damaged("metrics.jsonl is no plain file.")
-        if about.st_ino != memory.inode or about.st_size < memory.offset:
-            memory.lines, memory.broken, memory.offset, memory.inode = [], 0, 0, about.st_ino
-        file.seek(memory.offset)
-        data = file.read(max(MOST_METRICS - memory.offset, 0))
-    whole = data.rfind(b"\n") + 1
-    memory.offset += whole
-    for line in data[:whole].split(b"\n")[:-1]:
-        try:
-            memory.lines.append(_line(line))
-        except Damaged:
-            memory.broken += 1
-
-
-def _line(data: bytes) -> dict[str, Any]:
-    """One line of metrics, without what is absurdly long.  Raises `Damaged`."""
-    if len(data) > WORDS:
-        raise Damaged("A line of metrics.jsonl is too long.")
-    found = parse_json(data, "metrics.jsonl")
-    if not isinstance(found, dict) or type(found.get("env_steps")) is not int:
-        raise Damaged("A line of metrics.jsonl is not as this version writes it.")
-    return {name: _bounded(value) for name, value in found.items() if isinstance(name, str) and len(name) < 80}
-
-
-def _bounded(value: Any) -> Any:
-    if isinstance(value, str):
-        return printable(value[:MOST_WORDS])
-    return value[:MOST_NUMBERS] if isinstance(value, list) else value
+def _read_metrics(found: Records, memory: Memory | None) -> None:
+    """metrics.jsonl: all of it, or, where it is looked at again and again, a part each time."""
+    turns = Turns() if memory is None else memory.turns
+    _try(found, lambda: turns.read_on(found.path / FILE, whole=memory is None))
+    found.lines = turns.lines
+    found.trouble += turns.left_out()
 
 
 def column(lines: list[dict[str, Any]], name: str) -> tuple[list[int], list[float]]:

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from forethought.console import print_json
-from forethought.errors import UserError
+from forethought.console import complain, print_json
+from forethought.errors import UserError, printable
 from forethought.reporting.contents import Beside, contents
 from forethought.reporting.page import page
 from forethought.reporting.records import Memory, read_records
@@ -69,6 +69,8 @@ class Live:
     memory: Memory = field(default_factory=Memory)
     lock: threading.Lock = field(default_factory=threading.Lock)
     data: bytes = b""
+    failed: str = ""
+    """Why the last look had no data."""
     seen: Any = None
     """What the files looked like then."""
     due: float = 0.0
@@ -76,17 +78,30 @@ class Live:
     version: int = 0
 
     def json(self) -> bytes:
-        """The newest data; of several askers one looks, and the others wait."""
+        """The newest data, or that they cannot be made; of several askers one looks, and the others wait."""
         with self.lock:
             now = time.monotonic()
-            if now >= self.due or not self.data:
-                self._look()
-                self.due = time.monotonic() + max(OFTEN, SHARE * (time.monotonic() - now))
-            return self.data
+            if now >= self.due:
+                try:
+                    self._look()
+                    self.failed = ""
+                except Exception as error:  # whoever watches sees it, and the run may be sound again a moment later
+                    self._fail(error)
+                finally:
+                    self.due = time.monotonic() + max(OFTEN, SHARE * (time.monotonic() - now))
+            return json.dumps({"failed": self.failed}).encode() if self.failed else self.data
+
+    def _fail(self, error: Exception) -> None:
+        """Say what went wrong, once."""
+        words = str(error) if isinstance(error, UserError) else f"unexpected {type(error).__name__}."
+        sentence = printable(" ".join(f"The run cannot be shown now: {words}".split()))
+        if sentence != self.failed:
+            complain(sentence, 1)
+        self.failed = sentence
 
     def _look(self) -> None:
         seen = fingerprint(self.run)
-        if self.data and seen == self.seen:
+        if self.data and seen == self.seen and not self.memory.turns.behind:
             return
         records = read_records(self.run, self.memory)
         absent = ["While a run is watched its model is not asked: 'forethought report' draws what it predicts."]
