@@ -125,7 +125,7 @@ def invented_fan(run: Records, horizon: int = 20, seed: int = 0) -> dict[str, An
 
 
 def diagnosis(n: int, horizon: int = 20) -> dict[str, Any]:
-    """What `forethought diagnose` writes, as far as the page reads it."""
+    """What `forethought diagnose` writes, after 60 steps of a run of `write_run`, as far as the page reads it."""
 
     def at(h: int) -> dict[str, Any]:
         share = {str(k): max(k / 100 - 0.01 * h, 0.0) for k in (50, 80, 95)}
@@ -133,9 +133,11 @@ def diagnosis(n: int, horizon: int = 20) -> dict[str, Any]:
             k: {"share": v, "by_component": [v] * n, "low": [max(v - 0.1, 0.0)] * n, "high": [min(v + 0.1, 1.0)] * n}
             for k, v in share.items()
         }
-        return {"steps": h, "count": 30, "error": 0.01 * h, "persistence": 0.2 * h, "coverage": covers}
+        return {"steps": h, "count": 30, "finite": 1.0, "error": 0.01 * h, "persistence": 0.2 * h, "coverage": covers}
 
     return {
+        "name": NAME,
+        "env_steps": 60,
         "mode": "held-out",
         "judged_episodes": 2,
         "components": [f"x{i}" for i in range(n)],

@@ -22,7 +22,7 @@ from forethought.reporting.fan_panel import PARTICLES, Fan, bands, choose_episod
 from forethought.reporting.film import film
 from forethought.reporting.records import read_records
 from forethought.runs.experiment import open_run
-from report_cases import data_of
+from report_cases import data_of, invented_fan, write_run
 from small import call
 
 
@@ -112,11 +112,55 @@ def test_of_many_components_the_worst_are_drawn_in_a_bounded_size():
     assert {"x3", "x44"} <= set(found["components"])
     assert len(json.dumps(found)) < 1_500_000
     assert all(len(e["starts"]) >= 2 for e in found["episodes"])
-    assert "Of 50 state components the 8 components" in " ".join(fan_panel(found, 50)["missing"])
+    assert "Of 50 state components the 8 components" in " ".join(fan_panel(found, 50, 8)["missing"])
     # What is left out between is there around each start.
     episode, c = found["episodes"][5], found["components"].index("x44")
     start = episode["starts"][1]
     np.testing.assert_allclose(episode["near"][1][c], fans[5].real[start - 15 : start + 31, 44], rtol=1e-3, atol=1e-9)
+
+
+def one_fan(real: np.ndarray, imagined: np.ndarray) -> Fan:
+    """From the first step of an episode [T+1 n], of which one rollout [H n] is imagined again and again."""
+    return Fan(0, "episode 0", real, np.array([0]), np.repeat(imagined[None, :, None], PARTICLES, axis=2))
+
+
+def test_a_component_that_lies_far_from_zero_keeps_its_digits():
+    real = np.stack([300.0 + 1e-3 * np.arange(31), 1e-3 * np.arange(31)], axis=1)
+    (episode,) = packed([one_fan(real, real[1:] + 5e-4)], ["x0", "x1"])["episodes"]
+    for c in (0, 1):
+        np.testing.assert_allclose(episode["real"][c], real[:, c], rtol=0, atol=1e-5)
+        np.testing.assert_allclose(np.array(episode["bands"][0][c])[:, 3], real[1:, c] + 5e-4, rtol=0, atol=1e-5)
+    assert max(len(str(v)) for v in episode["real"][0]) <= 9  # and no more of them than it needs
+
+
+def test_what_is_not_finite_is_worse_than_anything_and_no_end_of_the_episode():
+    real = np.random.default_rng(0).normal(size=(21, 10))
+    imagined = np.concatenate([real[1:] + 0.5, np.full((10, 10), np.nan)])  # beyond the end
+    imagined[:, 9] = [*real[1:5, 9], *[np.inf] * 26]
+    found = packed([one_fan(real, imagined)], [f"x{i}" for i in range(10)])
+    assert "x9" in found["components"]
+    assert "From 1 of 1 start a rollout is not finite; the fan ends there." in fan_panel(found, 10, 1)["missing"]
+    imagined[:20, 9] = real[1:, 9]
+    whole = packed([one_fan(real, imagined)], [f"x{i}" for i in range(10)])
+    assert "x9" not in whole["components"]
+    assert not [m for m in fan_panel(whole, 10, 1)["missing"] if "not finite" in m]
+
+
+def test_an_episode_with_a_state_that_is_not_finite_hides_no_component():
+    real = np.random.default_rng(0).normal(size=(21, 10))
+    imagined = real[1:].copy()
+    imagined[:, 9] += 3.0
+    real[-1, 9] = np.nan
+    assert "x9" in packed([one_fan(real, imagined)], [f"x{i}" for i in range(10)])["components"]
+
+
+def test_which_episodes_and_steps_are_not_drawn_is_said(tmp_path):
+    run = read_records(write_run(tmp_path / "run", episodes=12, rows=40))
+    said = " ".join(fan_panel(invented_fan(run), 3, 12)["missing"])
+    assert "Of 12 episodes 8 are drawn" in said
+    assert "Of their 312 steps 160 can be chosen" in said
+    few = read_records(write_run(tmp_path / "few", episodes=2, rows=10))
+    assert fan_panel(invented_fan(few), 3, 2)["missing"] == []
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,11 @@ import pytest
 from safetensors.numpy import save as save_safetensors
 from scipy.stats import t as student
 
-from forethought.reporting.charts import figure, level, plain, rounded, series, thinned
+from forethought.reporting.charts import digits_for, figure, level, plain, rounded, series, shown, thinned
 from forethought.reporting.contents import Beside, contents, panels_of
-from forethought.reporting.local_panel import newest_gains
+from forethought.reporting.local_panel import NUMBERS, _gains, newest_gains
 from forethought.reporting.records import read_records
-from forethought.reporting.returns import together
+from forethought.runs.evaluations import KEYS, write_evaluation
 from forethought.runs.files import Damaged, seal
 from report_cases import diagnosis, write_run
 
@@ -82,21 +82,6 @@ def test_a_run_without_anything_has_every_panel_and_says_so(tmp_path):
         assert not found[ident]["figures"], ident
 
 
-def test_seeds_of_one_recipe_have_an_interval_over_seeds(tmp_path):
-    runs = [read_records(write_run(tmp_path / f"s{i}", seed=i, evaluated=[30, 60])) for i in range(3)]
-    other = read_records(write_run(tmp_path / "other", steps=500, evaluated=[60]))
-    trace = traces(together([*runs, other])[0], "together-0")["v1.5, mean over 3 seeds"]
-    means = np.array([np.mean(returns_at(r.path, 60)) for r in runs])
-    half = student.ppf(0.975, 2) * means.std(ddof=1) / math.sqrt(3)
-    assert trace["x"] == [30, 60]
-    assert trace["y"][1] == pytest.approx(means.mean(), rel=1e-3)
-    assert trace["error_y"]["array"][1] == pytest.approx(half, rel=1e-2)
-    # Two seeds are no sample, and another recipe is not a seed.
-    names = traces(together([*runs[:2], other])[0], "together-0")
-    assert {"s0, evaluated", "s1, evaluated", "other, evaluated"} <= set(names)
-    assert not [n for n in names if "seeds" in str(n)]
-
-
 def test_a_diagnosis_is_drawn_as_it_was_found(tmp_path):
     run = write_run(tmp_path / "r")
     (run / "diagnosis.json").write_bytes(seal(diagnosis(n=3, horizon=10)))
@@ -112,6 +97,40 @@ def test_a_diagnosis_is_drawn_as_it_was_found(tmp_path):
     assert bounds["x"] == [50, 80, 95]
     assert bounds["y"] == [45.0, 75.0, 90.0]
     assert bounds["error_y"]["array"] == [10.0, 10.0, 10.0]
+
+
+BROKEN = "From 60% of the starting points the model's rollouts are not finite within 10 steps."
+
+
+def test_all_that_the_diagnosis_says_is_there_and_what_is_not_finite(tmp_path):
+    run, found = write_run(tmp_path / "r"), diagnosis(n=3, horizon=10)
+    for at in found["ahead"][7:]:
+        at |= {"error": "Infinity", "finite": 0.4}
+    (run / "diagnosis.json").write_bytes(seal(found | {"sentences": [*"abcdef", BROKEN]}))
+    ps = panels(run)
+    assert ps["error"]["list"]["items"] == [*"abcdef", BROKEN]
+    assert "3 of 10 horizons have an error that is not finite; they are gaps in the line." in ps["error"]["missing"]
+    assert any("counted over 40% of the starts 8 steps ahead" in m for m in ps["calibration"]["missing"])
+    (run / "diagnosis.json").write_bytes(seal(found | {"sentences": [f"s{i}" for i in range(500)]}))
+    many = panels(run)["error"]
+    assert many["list"]["items"][-1] == "s499"
+    assert any("Of 500 sentences of the diagnosis the last 200" in m for m in many["missing"])
+
+
+def test_a_diagnosis_of_another_time_or_another_run_is_not_this_ones(tmp_path):
+    run, found = write_run(tmp_path / "r"), diagnosis(n=3)
+    said = lambda: " ".join(panels(run)["error"]["missing"])
+    (run / "diagnosis.json").write_bytes(seal(found))
+    assert "The diagnosis" not in said()
+    (run / "diagnosis.json").write_bytes(seal(found | {"env_steps": 20}))
+    assert "The diagnosis used 20 steps; the run has 60 steps now: forethought diagnose" in said()
+    older = {k: v for k, v in found.items() if k not in ("name", "env_steps")}
+    (run / "diagnosis.json").write_bytes(seal(older))
+    assert "does not say after how many steps" in said()
+    assert any(f["id"] == "error-ahead" for f in panels(run)["error"]["figures"])
+    (run / "diagnosis.json").write_bytes(seal(found | {"name": "f" * 16}))
+    assert "diagnosis.json belongs to another run" in " ".join(read_records(run).trouble)
+    assert "No diagnosis of the model" in said()
 
 
 def test_local_runs_show_what_each_step_was_to_bring_beside_what_it_brought(tmp_path):
@@ -150,6 +169,19 @@ def test_gains_come_from_the_newest_checkpoint_if_it_is_whole(tmp_path):
         newest_gains(tmp_path)
 
 
+def test_large_gains_are_thinned_and_that_is_said():
+    gains = np.random.default_rng(0).normal(size=(4, 500, 10, 50))
+    gains[:, 300, 7, 33] = 100.0
+    found, missing = _gains(gains, ["a", "b", "c", "d"], NUMBERS)
+    assert len(json.dumps(found)) < 1_500_000
+    (drawn,) = found["choices"][0]["traces"]
+    assert "u7, x33" in drawn["y"]
+    assert len(drawn["y"]) == len(drawn["z"]) == 64
+    assert len(drawn["x"]) == len(drawn["z"][0]) == 250
+    assert missing == ["Of 500 gains the 64 that become largest are drawn.", "Of the gains one of 2 steps is drawn."]
+    assert _gains(gains[:, :5, :1, :3], ["a", "b", "c", "d"], NUMBERS)[1] == []
+
+
 def test_v20_runs_show_their_gradient(tmp_path):
     line = {"improve_cost": 3.0, "improve_began": 5.0, "improve_snr": -0.1, "improve_adjoint": [100.0, 10.0, 1.0]}
     found = panels(write_run(tmp_path / "r", kind="V20", lines=line | {"improve_growth": 100.0, "improve_lost": 1}))
@@ -172,6 +204,77 @@ def test_faults_and_failures_are_events(tmp_path):
     rows = panels(run)["events"]["table"]["rows"]
     assert ["61", "guard: reward, step 3 of the episode", "X, step 3: reward is NaN."] in rows
     assert ["20", "plans failed", "1 time in this episode so far."] in rows
+
+
+def test_one_failure_is_one_event_and_hides_no_fault(tmp_path):
+    run = write_run(tmp_path / "r", episodes=0)
+    lines = [{"env_steps": 1, "fault": "reward is NaN", "fault_field": "reward"}]
+    lines += [{"env_steps": 2 + i, "plan_failures": 1 + (i > 90)} for i in range(250)]
+    lines += [{"env_steps": 300, "plan_failures": 1}, {"env_steps": 301, "local_status": ["solved", "inactive"]}]
+    lines += [{"env_steps": 302, "local_status": ["inactive", "limited"]}]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = panels(run)["events"]
+    assert [row[:2] for row in found["table"]["rows"]] == [
+        ["1", "guard: reward"],
+        ["2", "plans failed"],
+        ["93", "plans failed"],
+        ["300", "plans failed"],
+        ["302", "KL step"],
+    ]
+    with (run / "metrics.jsonl").open("a") as out:
+        out.write("".join(json.dumps({"env_steps": 400 + i, "fit_says": "slow"}) + "\n" for i in range(300)))
+    found = panels(run)["events"]
+    assert [len(found["table"]["rows"]), found["table"]["rows"][0][1]] == [200, "guard: reward"]
+    assert "Of 305 events the newest 200 are listed" in " ".join(found["missing"])
+
+
+def test_several_workers_have_rounds_and_count_their_episodes(tmp_path):
+    run = write_run(tmp_path / "r", workers=4)
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    text = "".join(json.dumps(line | {"episodes": 4 * line["episodes"]}) + "\n" for line in lines)
+    (run / "metrics.jsonl").write_text(text)
+    found = contents([read_records(run)], [Beside()])["runs"][0]
+    said = " ".join(found["sentences"])
+    assert "12 whole training episodes" in said
+    assert "The last 3 rounds of 4 training episodes returned" in said
+    assert "rounds of 4 training episodes" in traces(panels(run)["returns"], "returns")
+
+
+def test_saturation_stands_at_the_number_of_its_episode(tmp_path):
+    run = write_run(tmp_path / "r", episodes=4)
+    (run / "episodes" / "000000.safetensors").write_text("damaged")
+    (trace,) = traces(panels(run)["planner"], "plan-limit").values()
+    assert trace["x"] == [1, 2, 3]
+
+
+def test_what_is_cut_is_said(tmp_path):
+    run = write_run(tmp_path / "r", lines={"never": None, "blown": "Infinity"}, note=["x" * 60] * 2000)
+    start = {"command": "forethought train " + "a" * 5000 + " --seed 9"}
+    (run / "run.json").write_bytes(seal({"run": "r", "starts": [start]}))
+    found = panels(run)
+    assert found["provenance"]["table"]["rows"][0][1].endswith("--seed 9")
+    assert any("config.json has all of it" in m for m in found["provenance"]["missing"])
+    assert "Never a finite number: blown, never." in found["other"]["missing"]
+    (run / "run.json").write_bytes(seal({"run": "r", "starts": [{"command": "a" * 50_000}]}))
+    assert any("run.json has all of them" in m for m in panels(run)["provenance"]["missing"])
+
+
+def test_returns_of_any_size_have_a_page(tmp_path):
+    runs = [write_run(tmp_path / f"r{i}", seed=i) for i in range(3)]
+    facts = json.loads((runs[0] / "evaluations" / "000000060.json").read_text())
+    facts = {k: v for k, v in facts.items() if k in KEYS}
+    for run in runs:
+        write_evaluation(run, facts | {"returns": [1e200, -1.7e308], "starts": [1, 2]})
+    records = [read_records(run) for run in runs]
+    found = contents(records, [Beside()] * 3)
+    json.dumps(found, allow_nan=False)
+    assert found["runs"][0]["verdict"] == "not solved, not certain"
+    assert found["together"][0]["id"] == "together"
+    # What nobody expected costs a panel, and not the page.
+    records[0].evaluations.append({"env_steps": 90, "returns": []})
+    broken = contents(records, [Beside()] * 3)
+    assert "do not fit the summary" in broken["runs"][0]["sentences"][0]
+    assert "do not fit this panel" in broken["together"][0]["missing"][0]
 
 
 def test_the_command_versions_and_seed_are_there(tmp_path):
@@ -218,6 +321,26 @@ def test_a_long_series_keeps_its_extremes():
     assert np.isnan(y).any()  # a gap stays one
 
 
+def test_gaps_stay_when_a_series_is_thinned():
+    values = np.arange(6000.0)
+    values[::2] = np.nan
+    x, y = thinned(list(range(6000)), values.tolist())
+    assert len(x) <= 1500
+    assert np.isnan(y).sum() >= 400
+    assert max(v for v in y if not math.isnan(v)) == 5999.0
+
+
+def test_numbers_with_an_offset_keep_what_tells_them_apart():
+    values = [300.012, 300.044, math.nan, 300.0301234]
+    assert series("s", [0, 1, 2, 3], values, "@1")["y"] == [300.012, 300.044, None, 300.03012]
+    assert series("s", [0, 1], [300.012345678, 300.012345678], "@1")["y"] == [300.012346] * 2
+    assert rounded(np.array([1e-9, 12345.678]), 1e4) == [1e-9, 12346.0]  # and the small ones, of a logarithmic axis
+    assert rounded([1.79769e308, np.array([-1.79769e308])]) == [1.79769e308, [-1.79769e308]]  # not up to infinity
+    assert shown(300.0278, digits_for(300.012, 300.044)) == "300.028"
+    assert shown(12345.678, digits_for(12345.0, 12346.0)) == "12345.7"
+    assert shown(-180.4, digits_for(-205.0, -155.0)) == "-180"
+
+
 def test_what_is_not_finite_is_null_and_digits_are_few():
     assert rounded([1.23456789, math.nan, [math.inf, 2]]) == [1.235, None, [None, 2]]
     assert series("s", [1, 2], [math.nan, -math.inf], "@1")["y"] == [None, None]
@@ -235,5 +358,6 @@ def test_arrays_are_rounded_as_numbers_are():
 
 
 def test_names_are_no_markup():
+    assert series("<b>&x</b>", [1], [1], "@1")["name"] == "&lt;b&gt;&amp;x&lt;/b&gt;"
     assert plain("<a href='x'>&b</a>") == "&lt;a href='x'&gt;&amp;b&lt;/a&gt;"
     assert plain("é" * 100) == "é" * 39 + "…"

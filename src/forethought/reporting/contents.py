@@ -16,8 +16,9 @@ from forethought.reporting.model_panels import calibration_panel, error_panel
 from forethought.reporting.planner_panel import planner_panel
 from forethought.reporting.record_panels import events_panel, provenance_panel
 from forethought.reporting.records import Memory, Records
-from forethought.reporting.returns import returns_panel, together
+from forethought.reporting.returns import returns_panel
 from forethought.reporting.summary import summary
+from forethought.reporting.together import together
 
 OTHER_POINTS = 300
 """Points of each further number of the metrics, over all runs of the page."""
@@ -39,11 +40,13 @@ def panels_of(run: Records, beside: Beside, memory: Memory | None = None, share:
     newest = lambda path: memory.read(path / "checkpoints", lambda folder: newest_gains(folder.parent))
     makers: dict[str, Callable[[], Panel | None]] = {
         "Return": lambda: returns_panel(run),
-        "Predicted fan": lambda: fan_panel(beside.fan, beside.components, beside.no_fan),
+        "Predicted fan": lambda: fan_panel(
+            beside.fan, beside.components, sum(e.rows > 0 for e in run.episodes), beside.no_fan
+        ),
         "Model error": lambda: error_panel(run, beside.seen),
         "Calibration": lambda: calibration_panel(run),
         "Planner": lambda: planner_panel(run),
-        "Local controllers": lambda: local_panel(run, newest),
+        "Local controllers": lambda: local_panel(run, newest, share),
         "Gradient health": lambda: gradient_panel(run),
         "Video": lambda: film_panel(run, beside.film),
         "Events": lambda: events_panel(run),
@@ -62,15 +65,31 @@ def _made(title: str, make: Callable[[], Panel | None]) -> Panel | None:
         return panel(title.split()[0].lower().strip(","), title, "", missing=[sentence])
 
 
+def _summed_up(run: Records, panels: Sequence[Panel]) -> dict[str, Any]:
+    """The beginning of the page, or a sentence in its place."""
+    try:
+        return summary(run, panels)
+    except Exception as error:
+        says = f"The files of the run do not fit the summary: unexpected {type(error).__name__}."
+        missing = [{"panel": p["id"], "says": s} for p in panels for s in p["missing"]]
+        about = {"title": run.label, "label": run.label, "verdict": "not known", "sentences": [says]}
+        return about | {"missing": missing}
+
+
+def _beside_each_other(runs: Sequence[Records]) -> list[Panel]:
+    found = _made("All runs", lambda: together(runs)[0]) if len(runs) > 1 else None
+    return [] if found is None else [found]
+
+
 def contents(runs: Sequence[Records], beside: Sequence[Beside], memory: Memory | None = None) -> dict[str, Any]:
     """The data of a page."""
     shown = []
     for run, more in zip(runs, beside, strict=True):
         panels = panels_of(run, more, memory, 1.0 / len(runs))
-        shown.append(summary(run, panels) | {"panels": panels})
+        shown.append(_summed_up(run, panels) | {"panels": panels})
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     return {
         "made": f"Written {now} by Forethought {__version__}; drawn by plotly.js (MIT licence).",
         "runs": shown,
-        "together": together(runs) if len(runs) > 1 else [],
+        "together": _beside_each_other(runs),
     }

@@ -9,6 +9,7 @@ import jax.random as jr
 import numpy as np
 
 from forethought.core import AbstractDynamics
+from forethought.errors import printable
 from forethought.math.diagnosis import Model, ahead_errors, data_scale, root_mean_square
 from forethought.math.hindsight import Stretches, draw_beliefs, roll_out, short_way, stretches
 from forethought.planners.mpc import MPC, PlanOnce
@@ -50,7 +51,7 @@ def imagine(run: OpenRun, records: Records, share: float = 1.0) -> Imagined:
         try:
             columns, _ = read_columns(paths[name])
         except (Damaged, KeyError, OSError) as error:
-            missing.append(f"Episode {name} cannot be read: {error}")
+            missing.append(printable(f"Episode {name} cannot be read: {error}"))
             continue
         if columns["x"].shape[1] != n:
             missing.append(f"Episode {name} has {columns['x'].shape[1]} state components, and the task has {n}.")

@@ -6,13 +6,13 @@ NumPy alone: what a model imagines is asked in fan.py.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from forethought.math.calibration import LEVELS
-from forethought.reporting.charts import Panel, panel, plural, rounded, shown
+from forethought.reporting.charts import Panel, panel, plural, rounded, shown, spread_of
 from forethought.reporting.episode_notes import EpisodeNote
 
 EPISODES, STARTS, COMPONENTS = 8, 20, 8
@@ -80,18 +80,33 @@ def bands(imagined: np.ndarray) -> np.ndarray:
     return np.where(np.moveaxis(finite, 2, 3), found, np.nan)
 
 
+def inside(fan: Fan) -> np.ndarray:
+    """[S H] whether the episode has so many steps after a start."""
+    return fan.starts[:, None] + 1 + np.arange(fan.imagined.shape[1]) < len(fan.real)
+
+
 def worst_components(fans: Sequence[Fan], most: int = COMPONENTS) -> list[int]:
-    """The components whose median is furthest from what happened, in units of their own spread."""
+    """The components whose median is furthest from what happened, in units of their own spread; before all others those
+    with an imagined value that is not finite."""
     real = np.concatenate([f.real for f in fans])
-    spread = np.maximum(np.std(real, axis=0), 1e-9)
+    with np.errstate(all="ignore"):
+        spread = np.array([np.std(v[np.isfinite(v)]) if np.isfinite(v).any() else 0.0 for v in real.T])
+    spread = np.where(np.isfinite(spread), np.maximum(spread, 1e-9), 1e-9)
     total = np.zeros(real.shape[1])
     for fan in fans:
-        H = fan.imagined.shape[1]
-        at = np.minimum(fan.starts[:, None] + 1 + np.arange(H), len(fan.real) - 1)
-        off = (np.median(fan.imagined, axis=2) - fan.real[at]) / spread
-        total += np.nansum(np.where(np.isfinite(off), off**2, np.nan), axis=(0, 1))
+        after = fan.real[np.minimum(fan.starts[:, None] + 1 + np.arange(fan.imagined.shape[1]), len(fan.real) - 1)]
+        known = inside(fan)[:, :, None] & np.isfinite(after)
+        with np.errstate(all="ignore"):
+            off = ((np.median(fan.imagined, axis=2) - after) / spread) ** 2
+            lost = ~np.isfinite(fan.imagined).all(axis=2)
+            total += np.where(known, np.where(lost, np.inf, off), 0.0).sum(axis=(0, 1))
     order = np.argsort(-total, kind="stable")[:most]
     return sorted(int(i) for i in order)
+
+
+def _broken(fan: Fan) -> np.ndarray:
+    """[S] whether a rollout is not finite although the episode goes on."""
+    return np.any(inside(fan) & ~np.isfinite(fan.imagined).all(axis=(2, 3)), axis=1)
 
 
 def packed(fans: Sequence[Fan], names: Sequence[str], share: float = 1.0) -> dict[str, Any]:
@@ -100,29 +115,38 @@ def packed(fans: Sequence[Fan], names: Sequence[str], share: float = 1.0) -> dic
     H = max(f.imagined.shape[1] for f in fans)
     per_start = H * len(shown_components) * 7
     keep = max(int(NUMBERS * share / per_start / len(fans)), 2)
-    episodes = []
+    episodes, broken, steps = [], [], 0
     for fan in fans:
         index = np.unique(np.linspace(0, len(fan.starts) - 1, min(keep, len(fan.starts))).round().astype(int))
         found = bands(fan.imagined[index][..., shown_components])
         real = fan.real[:, shown_components]
+        broken += _broken(fan)[index].tolist()
+        steps += max(len(fan.real) - 2, 1)
         stride = max(math.ceil(len(fans) * real.size / (REAL * share)), 1)
+        spread = spread_of(real, axis=0)
         episodes.append(
             {
                 "label": fan.label,
                 "starts": fan.starts[index].tolist(),
                 "steps": list(range(0, len(real), stride)),
-                "real": rounded(real[::stride].T),
-                "near": _near(real, fan.starts[index], H) if stride > 1 else None,
-                "bands": rounded(np.moveaxis(found, 2, 1)),
+                "real": rounded(real[::stride].T, spread[:, None]),
+                "near": _near(real, fan.starts[index], H, spread) if stride > 1 else None,
+                "bands": rounded(np.moveaxis(found, 2, 1), spread[:, None, None]),
             }
         )
-    return {"components": [names[i] for i in shown_components], "horizon": H, "episodes": episodes}
+    return {
+        "components": [names[i] for i in shown_components],
+        "horizon": H,
+        "episodes": episodes,
+        "steps": steps,
+        "broken": sum(broken),
+    }
 
 
-def _near(real: np.ndarray, starts: np.ndarray, horizon: int) -> list[Any]:
+def _near(real: np.ndarray, starts: np.ndarray, horizon: int, spread: np.ndarray) -> list[Any]:
     """What happened around each start, [start][component][step], where the whole episode is drawn in big steps."""
     parts = [real[max(s - horizon // 2, 0) : s + horizon + 1] for s in starts]
-    return [rounded(part.T) for part in parts]
+    return [rounded(part.T, spread[:, None]) for part in parts]
 
 
 CAPTION = (
@@ -136,13 +160,25 @@ SEEN = (
 )
 
 
-def fan_panel(fan: dict[str, Any] | None, components: int, missing: Sequence[str] = ()) -> Panel:
-    """The panel, or why there is nothing to scrub through."""
+def fan_panel(fan: dict[str, Any] | None, components: int, episodes: int, missing: Sequence[str] = ()) -> Panel:
+    """The panel, or why there is nothing to scrub through.  `episodes` are those of the run that have a step."""
     caption = CAPTION.format(particles=PARTICLES, origin=SEEN)
     found = panel("fan", "Predicted fan", caption, missing=missing)
     if fan is not None:
-        found["fan"] = fan
-        if len(fan["components"]) < components:
-            many = plural(len(fan["components"]), "component")
-            found["missing"].append(f"Of {components} state components the {many} with the largest errors are drawn.")
+        found["fan"] = {k: v for k, v in fan.items() if k not in ("steps", "broken")}
+        found["missing"] += _left_out(fan, components, episodes)
     return found
+
+
+def _left_out(fan: dict[str, Any], components: int, episodes: int) -> Iterator[str]:
+    """What of the run, and of the model's rollouts, is not drawn."""
+    drawn, starts = len(fan["episodes"]), sum(len(e["starts"]) for e in fan["episodes"])
+    if fan["broken"]:
+        yield f"From {fan['broken']} of {plural(starts, 'start')} a rollout is not finite; the fan ends there."
+    if drawn < episodes:
+        yield f"Of {plural(episodes, 'episode')} {drawn} are drawn: the newest, the best, the worst, and some between."
+    if starts < fan["steps"]:
+        yield f"Of their {plural(fan['steps'], 'step')} {starts} can be chosen to begin a fan at."
+    if len(fan["components"]) < components:
+        many = plural(len(fan["components"]), "component")
+        yield f"Of {components} state components the {many} with the largest errors are drawn."

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from forethought.errors import printable
 from forethought.reporting.charts import (
     Figure,
     Panel,
@@ -28,6 +29,8 @@ MAPS = 60
 """Improvements whose adjoints are drawn at most."""
 OTHERS = 100
 """Numbers that can be chosen from at most."""
+NAMED = 10
+"""Names that a sentence lists at most."""
 ALREADY = {"turn", "env_steps", "episodes", "return", "plan_cost", "plan_spread", "step_seconds", "steps"}
 
 
@@ -121,20 +124,26 @@ def _adjoint(improved: Sequence[dict[str, Any]]) -> Figure | None:
 
 def other_panel(run: Records, most: int) -> Panel:
     """Any number of metrics.jsonl, by its name, each with at most so many points."""
-    names: dict[str, None] = {}
+    numbers: set[str] = set()
+    empty: set[str] = set()
     for line in run.lines:
-        names.update(
-            dict.fromkeys(k for k, v in line.items() if isinstance(v, (int, float)) and not isinstance(v, bool))
-        )
-    wanted = sorted(set(names) - ALREADY)
+        for name, value in line.items():
+            if isinstance(value, (int, float)) and not isinstance(value, bool):
+                numbers.add(name)
+            elif value is None or value in ("Infinity", "-Infinity"):
+                empty.add(name)
+    wanted, empty = sorted(numbers - ALREADY), empty - numbers - ALREADY
     choices = []
     for name in wanted[:OTHERS]:
         steps, values = column(run.lines, name)
-        trace = series(plain(name), steps, values, "@1", mode=line_or_dots(steps), most=most, hidden=True)
+        trace = series(name, steps, values, "@1", mode=line_or_dots(steps), most=most, hidden=True)
         choices.append((name, figure(f"other-{len(choices)}", [trace], STEPS, plain(name))))
     missing = [] if choices else ["metrics.jsonl has no numbers yet."]
     if len(wanted) > OTHERS:
         missing.append(f"Of {len(wanted)} names the first {OTHERS} can be chosen.")
+    if empty:
+        some = ", ".join(sorted(empty)[:NAMED]) + (f" and {len(empty) - NAMED} more" if len(empty) > NAMED else "")
+        missing.append(f"Never a finite number: {printable(some)}.")
     caption = "What a name means is in docs/diagnose.md, or where the algorithm is described."
     found = [chosen("other", "number", choices)] if choices else []
     return panel("other", "Every other number of metrics.jsonl", caption, found, missing)

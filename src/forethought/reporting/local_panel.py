@@ -17,6 +17,7 @@ from forethought.reporting.charts import (
     TEXT,
     Figure,
     Panel,
+    Trace,
     chosen,
     figure,
     number,
@@ -31,12 +32,16 @@ LARGEST = 2**28
 """Bytes of a checkpoint that is read for its gains."""
 CONDITIONS = 12
 """Conditions that are shown at most."""
+ROWS = 64
+"""Gains of a condition that are drawn at most, each over the steps."""
+NUMBERS = 120_000
+"""Numbers of all of them on a page, about seven bytes each."""
 GAINS = "fitted.gains.K"
 ITERATION = "improvement"
 
 
-def local_panel(run: Records, gains: Callable[[Path], np.ndarray]) -> Panel | None:
-    """The panel of a local run, or None for another."""
+def local_panel(run: Records, gains: Callable[[Path], np.ndarray], share: float = 1.0) -> Panel | None:
+    """The panel of a local run, or None for another.  `share` of a page's gains may be drawn."""
     if run.algorithm != "local":
         return None
     improved = [line for line in run.lines if isinstance(line.get("local_kl"), list)]
@@ -55,7 +60,9 @@ def local_panel(run: Records, gains: Callable[[Path], np.ndarray]) -> Panel | No
         missing.append("No improvement has been made yet: the first rollouts are still being collected.")
     try:
         found = gains(run.path)
-        figures.append(_gains(found, [name(i) for i in range(len(found))]))
+        drawn, left_out = _gains(found, [name(i) for i in range(len(found))], max(int(NUMBERS * share), 1))
+        figures.append(drawn)
+        missing += left_out
     except Damaged as error:
         missing.append(f"The gains cannot be shown: {error}")
     except OSError:
@@ -115,31 +122,44 @@ def _improvement(lines: Sequence[dict[str, Any]], names: Sequence[str]) -> Figur
     return chosen("improvement", "condition", [(n, one(i)) for i, n in enumerate(names[:CONDITIONS])], label)
 
 
-def _gains(gains: np.ndarray, names: Sequence[str]) -> Figure:
-    """K_t as a heat map: one row per entry, one column per step."""
+def _gains(gains: np.ndarray, names: Sequence[str], most: int) -> tuple[Figure, list[str]]:
+    """K_t as a heat map of at most so many numbers, one row per entry and one column per step; what is left out."""
+    count, T, m, n = gains.shape
+    rows = min(m * n, ROWS)
+    stride = max(math.ceil(min(count, CONDITIONS) * rows * T / most), 1)
+    pictures = [_heat_map(K, stride) for K in gains[:CONDITIONS]]
+    missing = [f"Of {m * n} gains the {rows} that become largest are drawn."] if m * n > rows else []
+    missing += [f"Of the gains one of {stride} steps is drawn."] if stride > 1 else []
+    layout = {"yaxis": {"type": "category", "autorange": "reversed"} | ({"dtick": 1} if rows <= 24 else {})}
+    at, height = "step of the episode", 120 + 22 * min(rows, 24)
+    choices = [
+        (name, figure(f"gains-{i}", [trace], at, "", layout=layout, height=height))
+        for i, (name, trace) in enumerate(zip(names, pictures, strict=False))
+    ]
+    return chosen(
+        "gains", "condition", choices, "Gains K_t of the newest checkpoint: action row, state column"
+    ), missing
 
-    def one(i: int) -> Figure:
-        K = gains[i]  # [T m n]
-        T, m, n = K.shape
-        finite = np.abs(K[np.isfinite(K)])
-        most = float(finite.max(initial=0.0)) or 1.0
-        rows = [f"u{a}, x{b}" for a in range(m) for b in range(n)]
-        trace = {
-            "type": "heatmap",
-            "z": rounded(K.reshape(T, m * n).T),
-            "y": rows,
-            "colorscale": "RdBu",
-            "zmid": 0,
-            "zmin": -most,
-            "zmax": most,
-            "colorbar": {"thickness": 10, "title": {"text": "K"}},
-            "hovertemplate": "step %{x}, %{y}: %{z}<extra></extra>",
-        }
-        layout = {"yaxis": {"type": "category", "autorange": "reversed"} | ({"dtick": 1} if len(rows) <= 24 else {})}
-        return figure(f"gains-{i}", [trace], "step of the episode", "", layout=layout, height=120 + 22 * min(m * n, 24))
 
-    choices = [(name, one(i)) for i, name in enumerate(names[:CONDITIONS])]
-    return chosen("gains", "condition", choices, "Gains K_t of the newest checkpoint: action row, state column")
+def _heat_map(K: np.ndarray, stride: int) -> Trace:
+    """The rows [T m n] whose entries become largest, or are not finite."""
+    T, m, n = K.shape
+    entries = np.asarray(K, float).reshape(T, m * n).T
+    largest = np.where(np.isfinite(entries), np.abs(entries), np.inf).max(axis=1, initial=0.0)
+    kept = np.sort(np.argsort(-largest, kind="stable")[:ROWS])
+    most = float(np.abs(entries[np.isfinite(entries)]).max(initial=0.0)) or 1.0
+    return {
+        "type": "heatmap",
+        "x": list(range(0, T, stride)),
+        "z": rounded(entries[kept, ::stride]),
+        "y": [f"u{i // n}, x{i % n}" for i in kept.tolist()],
+        "colorscale": "RdBu",
+        "zmid": 0,
+        "zmin": -most,
+        "zmax": most,
+        "colorbar": {"thickness": 10, "title": {"text": "K"}},
+        "hovertemplate": "step %{x}, %{y}: %{z}<extra></extra>",
+    }
 
 
 def newest_gains(path: Path) -> np.ndarray:

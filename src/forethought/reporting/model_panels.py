@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
+from forethought.errors import printable
 from forethought.reporting.charts import (
     QUIET,
     TEXT,
@@ -27,6 +29,10 @@ from forethought.reporting.returns import STEPS
 
 AHEAD, ERROR = "steps ahead", "error, in standard deviations of the data"
 LEVELS = (50, 80, 95)
+SENTENCES = 200
+"""Sentences of a diagnosis that are shown at most."""
+WORDS = 500
+"""Characters of each."""
 WHILE = "while training, each piece before it was learned from"
 
 
@@ -39,6 +45,8 @@ def error_panel(run: Records, seen: dict[str, Any] | None) -> Panel:
     judged = run.diagnosis
     if judged is None:
         missing.append("No diagnosis of the model on episodes that it has not seen: " + to_type(run, "diagnose"))
+    else:
+        missing += [*_stale(run, judged), *_no_errors(judged)]
     if judged is not None or seen is not None:
         figures.append(_against_horizon(judged, seen))
     training = _while_training(run)
@@ -50,11 +58,49 @@ def error_panel(run: Records, seen: dict[str, Any] | None) -> Panel:
         "How far mean predictions are off when they are fed back. Good: far below persistence (predicting that nothing "
         "changes), and close to the noise that the model itself states, below which no model can get."
     )
-    if judged is not None and judged["sentences"]:
-        caption += " The diagnosis says: " + " ".join(str(s) for s in judged["sentences"][:4])
-    elif seen is not None:
+    if judged is None and seen is not None:
         caption += " Drawn here is the error on episodes that the model has learned from, which flatters it."
-    return panel("error", "Model error", caption, figures, missing)
+    found = panel("error", "Model error", caption, figures, missing)
+    return found if judged is None else _with_sentences(found, judged["sentences"])
+
+
+def _with_sentences(found: Panel, sentences: Sequence[Any]) -> Panel:
+    """The panel with what the diagnosis says.  Its worst news comes last, so the last sentences are kept."""
+    said = [printable(str(s)[:WORDS]) for s in sentences[-SENTENCES:]]
+    if said:
+        found["list"] = {"title": "The diagnosis says", "items": said}
+    if len(sentences) > SENTENCES:
+        found["missing"].append(f"Of {len(sentences)} sentences of the diagnosis the last {SENTENCES} are shown.")
+    return found
+
+
+def _stale(run: Records, judged: dict[str, Any]) -> Iterator[str]:
+    """Whether the run has other steps than the diagnosis knew of."""
+    used, again = judged.get("env_steps"), to_type(run, "diagnose")
+    if type(used) is not int:
+        yield f"The diagnosis does not say after how many steps of the run it was made; a new one does: {again}"
+    elif run.lines and used != run.steps:
+        yield f"The diagnosis used {plural(used, 'step')}; the run has {plural(run.steps, 'step')} now: {again}"
+
+
+def _no_errors(judged: dict[str, Any]) -> Iterator[str]:
+    """What a gap in the line means."""
+    ahead = [a for a in judged["ahead"] if a.get("count")]
+    lost = sum(not math.isfinite(number(a.get("error"))) for a in ahead)
+    if lost:
+        yield f"{lost} of {plural(len(ahead), 'horizon')} have an error that is not finite; they are gaps in the line."
+
+
+def _not_counted(judged: dict[str, Any]) -> Iterator[str]:
+    """Over how many starting points the bands are counted, where it is least."""
+    shares = [(number(a.get("finite")), a["steps"]) for a in judged["ahead"] if a.get("count")]
+    share, steps = min(((s, h) for s, h in shares if math.isfinite(s)), default=(1.0, 0))
+    if share < 1.0:
+        far = plural(steps, "step")
+        yield (
+            f"The bands are counted over {100 * share:.3g}% of the starts {far} ahead: from the others a rollout is "
+            "not finite."
+        )
 
 
 def _against_horizon(judged: dict[str, Any] | None, seen: dict[str, Any] | None) -> Figure:
@@ -114,6 +160,7 @@ def calibration_panel(run: Records) -> Panel:
     figures, missing = [], []
     if run.diagnosis is not None:
         figures.append(_reliability(run.diagnosis))
+        missing += [*_stale(run, run.diagnosis), *_not_counted(run.diagnosis)]
     pooled = _pooled(run)
     if pooled is not None and run.diagnosis is None:
         figures.append(pooled)

@@ -97,12 +97,12 @@ def _saturation(run: Records) -> tuple[Figure | None, str]:
     if limits is None or np.isnan([*limits.low, *limits.high]).all():
         return None, "The limits of the actions are not recorded, and no action was at one often enough to guess them."
     shares = [100 * share_at(e, limits) for e in run.episodes]
-    ends = np.cumsum([e.rows for e in run.episodes]).tolist()
-    trace = series("episodes", ends, shares, "@1", mode="lines+markers", width=1, hidden=True)
+    numbers = [e.number for e in run.episodes]  # some may be missing, so their steps are not known
+    trace = series("episodes", numbers, shares, "@1", mode="lines+markers", width=1, hidden=True)
     origin = "" if limits.named else " (limits guessed from the actions)"
     label = f"Share of actions at a limit, per episode{origin}"
     layout = {"yaxis": {"range": [-3, 103]}}
-    return figure("plan-limit", [trace], STEPS, "%", label=label, layout=layout), ""
+    return figure("plan-limit", [trace], "number of the episode", "%", label=label, layout=layout), ""
 
 
 def _failures(run: Records) -> str:

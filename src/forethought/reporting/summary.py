@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from forethought.math.stats import mean_interval
-from forethought.reporting.charts import Panel, number, plural, shown
+from forethought.reporting.charts import Panel, digits_for, number, plural, shown
 from forethought.reporting.records import Records, column
-from forethought.reporting.returns import threshold, verdict
+from forethought.reporting.returns import threshold, verdict, workers
 
 PLANNERS = {
     "ICEM": "iCEM",
@@ -54,7 +54,8 @@ def _tried(run: Records) -> str:
     made = f", with {' and '.join(parts)}," if parts else ""
     seconds = max((number(line.get("seconds")) for line in run.lines), default=math.nan)
     time = f" in {_duration(seconds)}" if math.isfinite(seconds) else ""
-    episodes = sum("return" in line for line in run.lines)
+    counted = [line["episodes"] for line in run.lines if type(line.get("episodes")) is int]
+    episodes = max(counted, default=sum("return" in line for line in run.lines))
     return (
         f"The algorithm {run.algorithm}{made} was trained on {run.task} for {plural(run.steps, 'real step')} "
         f"({plural(episodes, 'whole training episode')}){time}."
@@ -75,9 +76,13 @@ def _reached(run: Records) -> list[str]:
     newest = run.evaluations[-1]
     returns = [float(r) for r in newest["returns"]]
     mean, interval = mean_interval(returns)
-    bars = f" (95% interval {shown(interval[0])} to {shown(interval[1])})" if interval else " (one start: no interval)"
+    digits = digits_for(*interval) if interval else 3
+    low, high = (shown(end, digits) for end in interval or (mean, mean))
+    bars = f" (95% interval {low} to {high})" if interval else " (one start: no interval)"
     starts = plural(len(returns), "fixed start")
-    said = [f"After {plural(newest['env_steps'], 'step')} its mean return over {starts} is {shown(mean)}{bars}."]
+    said = [
+        f"After {plural(newest['env_steps'], 'step')} its mean return over {starts} is {shown(mean, digits)}{bars}."
+    ]
     solved = threshold(run)
     if solved is not None:
         said.append(verdict(mean, interval, solved))
@@ -93,7 +98,10 @@ def _trained(run: Records) -> list[str]:
     last = [r for r in returns[-5:] if not math.isnan(r)]
     if not last:
         return []
-    return [f"The last {plural(len(last), 'training episode')} returned {shown(sum(last) / len(last))} on average."]
+    many = workers(run)
+    count = len(last)
+    what = plural(count, "training episode") if many == 1 else f"{plural(count, 'round')} of {many} training episodes"
+    return [f"The last {what} returned {shown(mean_interval(last)[0])} on average."]
 
 
 def _state(run: Records) -> list[str]:
