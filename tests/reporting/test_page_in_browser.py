@@ -19,7 +19,7 @@ from forethought.reporting.records import read_records
 from forethought.reporting.serving import Resource, Server
 from forethought.reporting.watch import Live
 from forethought.runs.files import seal
-from report_cases import diagnosis, invented_fan, write_run
+from report_cases import NAME, config, diagnosis, invented_fan, write_run
 
 pytestmark = pytest.mark.skipif(not (browser.BROWSER and browser.DRIVER), reason=browser.NEEDS)
 
@@ -33,6 +33,8 @@ EMPTY = """return [...document.querySelectorAll('.plot')].filter((p) => {
 SECTIONS = "return [...document.querySelectorAll('section')].map((s) => s.dataset.panel)"
 BLANK = """return [...document.querySelectorAll('section')]
     .filter((s) => !s.querySelector('.plot, table, .missing, .caption, img')).map((s) => s.dataset.panel)"""
+MARKUP = "return [...document.querySelectorAll('a[href^=http], b, svg a, svg tspan[style*=weight]')].map((e) => e.outerHTML)"
+"""What a name has become: plotly.js makes links and bold text of its own in the plots."""
 WIDE = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
 USUAL = {"returns", "fan", "error", "calibration", "planner", "film", "events", "provenance", "other"}
 
@@ -128,7 +130,7 @@ def test_many_episodes_many_components_gaps_and_strange_names_on_a_phone(window,
     assert EVIL in text
     assert "167 training returns are not finite" in text
     assert "Of 50 state components the 8 components" in text
-    assert window.run("return document.querySelectorAll('a[href^=http], b').length") == 0
+    assert window.run(MARKUP) == []
     choose = """const select = document.querySelector('[data-panel=fan] select');
         const plot = document.getElementById('run0-fan-plot');
         const before = JSON.stringify(plot.data); select.value = 0; select.dispatchEvent(new Event('change'));
@@ -147,6 +149,45 @@ def test_many_episodes_many_components_gaps_and_strange_names_on_a_phone(window,
     assert window.complaints() == []
 
 
+def test_no_name_becomes_a_link_or_a_colour(window, tmp_path):
+    local = write_run(tmp_path / "local", kind="Local", lines=LOCAL | {EVIL[:70]: 1.0})
+    recipe = config(kind="Local")
+    recipe["algorithm"]["conditions"] = [EVIL, "<b>x</b>"]
+    (local / "config.json").write_bytes(seal({"format": 2, "run": NAME, "experiment": recipe}))
+    seeds = [write_run(tmp_path / f"s{i}", kind=EVIL, seed=i) for i in range(3)]
+    named = [write_run(tmp_path / name, steps=i) for i, name in enumerate(("@1", "@x"))]
+    runs = [read_records(path) for path in (local, *seeds, *named)]
+    window.size(1366, 768)
+    require_sound(window, written(tmp_path / "x.html", runs, [Beside()] * 6))
+    assert window.run(MARKUP) == []
+    names = window.run("return [...document.querySelectorAll('.legendtext')].map((t) => t.textContent)")
+    assert {"@1, evaluated", "@x, evaluated"} <= set(names)
+    assert any(name.startswith("Ünïcode-任務 <b>bold") and name.endswith("mean over 3 seeds") for name in names)
+    assert any(name.startswith("condition Ünïcode") for name in names)
+
+
+def test_what_is_not_certain_is_not_green_and_paper_has_all_of_a_long_text(window, tmp_path):
+    paths = [write_run(tmp_path / f"r{i}", threshold=-185.0, seed=i, note=["x" * 50] * 200) for i in range(2)]
+    (paths[0] / "diagnosis.json").write_bytes(seal(diagnosis(n=3) | {"sentences": ["a", "b", "c", "d", "e <b>"]}))
+    runs = [read_records(path) for path in paths]
+    require_sound(window, written(tmp_path / "x.html", runs, [Beside()] * 2))
+    word, kind = window.run("const v = document.querySelector('.verdict'); return [v.textContent, v.className.trim()]")
+    assert word.endswith(", not certain")
+    assert kind == "verdict"
+    said = window.run("return [...document.querySelectorAll('[data-panel=error] li')].map((e) => e.textContent)")
+    assert said == ["a", "b", "c", "d", "e <b>"]
+    window.run("document.querySelector('details').open = true")
+    cut = "const p = document.querySelector('pre'); return p.scrollHeight - p.clientHeight"
+    shown = "return getComputedStyle(document.querySelector('.paper')).display"
+    assert window.run(cut) > 100
+    assert window.run(shown) == "none"
+    window.devtools("Emulation.setEmulatedMedia", {"media": "print"})
+    assert window.run(cut) <= 1
+    assert window.run(shown) == "block"
+    assert "only r0 is printed" in window.run("return document.querySelector('.paper').textContent")
+    window.devtools("Emulation.setEmulatedMedia", {"media": ""})
+
+
 def test_a_live_page_follows_its_run_and_asks_for_nothing_else(window, tmp_path):
     path = write_run(tmp_path / "run", episodes=2)
     live, whole = Live(path), page(None, "live")
@@ -160,13 +201,28 @@ def test_a_live_page_follows_its_run_and_asks_for_nothing_else(window, tmp_path)
         window.open(server.url)
         window.until("return document.querySelectorAll('section').length > 0")
         assert "40 real steps" in window.run("return document.body.textContent")
+        window.run("document.querySelector('details').open = true")
+        number = "const s = document.querySelector('[data-panel=other] select'); "
+        window.run(number + "s.value = 2; s.dispatchEvent(new Event('change'))")
+        chosen = window.run(number + "return s.options[s.selectedIndex].text")
         line = (path / "metrics.jsonl").read_text().splitlines()[-1]
         with (path / "metrics.jsonl").open("a") as out:
-            out.write(line.replace('"env_steps": 40', '"env_steps": 60') + "\n")
+            out.write(line.replace('"env_steps": 40', '"env_steps": 60, "aaa_new": 1.5') + "\n")
         live.due = 0.0
         window.until("return document.body.textContent.includes('60 real steps')", 30)
+        assert window.run(number + "return s.options[1].text") != chosen
+        assert window.run(number + "return s.options[s.selectedIndex].text") == chosen
+        assert window.run("return document.querySelector('details').open") is True
         window.run(DRAW)
         assert window.run(EMPTY) == []
+        # A look that fails says so, and what was seen before stays.
+        (path / "config.json").rename(tmp_path / "aside")
+        live.due = 0.0
+        window.until("return document.getElementById('status').textContent.includes('cannot be shown now')", 30)
+        assert "60 real steps" in window.run("return document.body.textContent")
+        (tmp_path / "aside").rename(path / "config.json")
+        live.due = 0.0
+        window.until("return document.getElementById('status').textContent.startsWith('Live')", 30)
         assert window.complaints() == []
         asked = {url for url in window.requests() if not url.startswith("data:")}
         assert asked == {server.url, server.url + "data.json"}

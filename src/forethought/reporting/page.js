@@ -12,7 +12,8 @@ const PAPER = 680; // pixels that a plot is wide on paper
 const plots = new Map(); // element of a plot -> the function that draws it
 const near = new IntersectionObserver((seen) => seen.filter((s) => s.isIntersecting).forEach((s) => draw(s.target)),
   { rootMargin: "600px" });
-const picked = new Map(); // what was chosen from the list above a plot, kept while a live page is renewed
+// What was chosen from the list above a plot, by its name, and what was opened: kept while a live page is renewed.
+const picked = new Map(), opened = new Set();
 let printing = false;
 
 // ---- elements
@@ -36,16 +37,16 @@ function picker(what, names, pick) {
 
 function palette() { return dark.matches && !printing ? DARK : LIGHT; }
 
-// "@1/40" is the first colour of the theme, 40% opaque.
-function paint(value) {
-  if (typeof value === "string" && value[0] === "@") {
+// "@1/40" is the first colour of the theme, 40% opaque; names of a run may begin with "@" too.
+function paint(value, key) {
+  if (typeof value === "string" && value[0] === "@" && (key === "color" || key === "fillcolor")) {
     const [name, opacity] = value.slice(1).split("/");
     const alpha = opacity === undefined ? 255 : Math.round(2.55 * Number(opacity));
     return palette()[name] + alpha.toString(16).padStart(2, "0");
   }
-  if (Array.isArray(value)) return value.length && typeof value[0] === "object" ? value.map(paint) : value;
+  if (Array.isArray(value)) return value.length && typeof value[0] === "object" ? value.map((v) => paint(v)) : value;
   if (value && typeof value === "object") {
-    return Object.fromEntries(Object.entries(value).map(([k, v]) => [k, paint(v)]));
+    return Object.fromEntries(Object.entries(value).map(([k, v]) => [k, paint(v, k)]));
   }
   return value;
 }
@@ -90,11 +91,12 @@ function figure(spec) {
   const box = el("div", { class: "figure" });
   const node = el("div", { class: "plot", id: spec.where });
   const choices = spec.choices || [spec];
-  let at = Math.min(picked.get(spec.where) || 0, choices.length - 1);
+  const known = picked.get(spec.where) || { at: 0 }, same = (c) => c && c.name === known.name;
+  let at = same(choices[known.at]) ? known.at : Math.max(choices.findIndex(same), 0);
   if (spec.label) box.append(el("h3", {}, spec.label));
   const redraw = () => put(node, choices[at].traces, choices[at].layout, choices[at].height);
   if (spec.choices && choices.length > 1) {
-    const pick = (i) => { at = i; picked.set(spec.where, i); draw(node); };
+    const pick = (i) => { at = i; picked.set(spec.where, { at, name: choices[at].name }); draw(node); };
     const [label, select] = picker(spec.choose, choices.map((c) => c.name), pick);
     select.value = at;
     box.append(el("div", { class: "controls" }, label));
@@ -212,23 +214,31 @@ function missing(sentences) {
   return [el("div", { class: "missing" }, ...sentences.map((s) => el("p", {}, s)))];
 }
 
+function folded(where, given) {
+  const made = el("details", {}, el("summary", {}, given.title), el("pre", {}, given.body));
+  made.open = opened.has(where);
+  made.addEventListener("toggle", () => { if (made.open) opened.add(where); else opened.delete(where); });
+  return made;
+}
+
 function panel(given, prefix) {
   const made = el("section", { id: prefix + given.id, "data-panel": given.id }, el("h2", {}, given.title));
   if (given.caption) made.append(el("p", { class: "caption" }, given.caption));
   made.append(...missing(given.missing));
+  if (given.list) made.append(el("p", {}, `${given.list.title}:`), el("ul", {}, ...given.list.items.map((s) => el("li", {}, s))));
   if (given.fan) made.append(fanFigure(given.fan, `${prefix}${given.id}-plot`));
   const figures = given.figures.map((f) => figure({ ...f, where: `${prefix}${given.id}-${f.id}` }));
   if (figures.length) made.append(el("div", { class: "figures" }, ...figures));
   if (given.videos) made.append(el("div", { class: "videos" }, ...given.videos.map(video)));
   if (given.table) made.append(table(given.table));
-  if (given.text) made.append(el("details", {}, el("summary", {}, given.text.title), el("pre", {}, given.text.body)));
+  if (given.text) made.append(folded(prefix + given.id, given.text));
   return made;
 }
 
 // ---- the page
 
 function summary(run, prefix) {
-  const kind = run.verdict.startsWith("solved") ? "yes" : run.verdict.startsWith("not solved") ? "no" : "";
+  const kind = { "solved": "yes", "not solved": "no" }[run.verdict] || "";
   const links = run.panels.map((p) => el("a", { href: `#${prefix}${p.id}` }, p.title));
   const made = [el("h1", {}, run.title, el("span", { class: `verdict ${kind}` }, run.verdict)),
     el("p", {}, run.sentences.join(" "))];
@@ -253,6 +263,7 @@ function show(data, at) {
     select.value = at;
     select.id = "runs";
     root.append(el("div", { class: "controls" }, label));
+    root.append(el("p", { class: "paper" }, `Of ${data.runs.length} runs only ${run.label} is printed below: choose another to print it.`));
   }
   root.append(summary(run, prefix), ...run.panels.map((p) => panel(p, prefix)));
   root.append(el("p", { class: "made" }, data.made));
@@ -268,6 +279,8 @@ async function unpack() {
   document.head.append(script);
 }
 
+class Failed extends Error {} // the run could not be read; what was seen of it before stays
+
 async function watch(status) {
   let version = null;
   const look = async () => {
@@ -275,10 +288,13 @@ async function watch(status) {
       const answer = await fetch("data.json", { cache: "no-store" });
       if (!answer.ok) throw new Error(String(answer.status));
       const data = await answer.json();
+      if (data.failed) throw new Failed(data.failed);
       if (data.version !== version) { const y = scrollY; version = data.version; show(data, 0); scrollTo(0, y); }
       status.textContent = `Live: looked at ${new Date().toLocaleTimeString()}.`;
     } catch (error) {
-      status.textContent = `No answer at ${new Date().toLocaleTimeString()} (${error.message}): has 'forethought watch' ended?`;
+      const now = new Date().toLocaleTimeString();
+      if (error instanceof Failed) status.textContent = `${error.message} (${now})`;
+      else status.textContent = `No answer at ${now} (${error.message}): has 'forethought watch' ended?`;
     }
     if (!document.hidden || version === null) setTimeout(look, 3000);
     else document.addEventListener("visibilitychange", () => look(), { once: true });
