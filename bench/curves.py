@@ -20,6 +20,7 @@ from xml.sax.saxutils import escape
 from learning import STUDIES
 from runner import HERE, RESULTS
 from tables import seeds_of
+from trust_region import VARIANTS
 
 from forethought.math.stats import mean_interval
 from forethought.tasks import task
@@ -107,6 +108,13 @@ def dyna(results: Path) -> Chart | None:
     return Chart(title, "steps in the environment", "return", found) if found[0].seeds else None
 
 
+def trpo(results: Path) -> Chart | None:
+    """Trust-region updates on imagined rollouts, and on the real ones."""
+    found = [Line(say, rows_of(results / "trust-region" / say, "steps", lambda r: r["return"])) for say in VARIANTS]
+    title, goal = "Pendulum-v1: trust-region updates", (task("Pendulum-v1").threshold or 0.0, "solved: -200")
+    return Chart(title, "steps in the environment", "return", found, goal, (-1600.0, 0.0)) if found[0].seeds else None
+
+
 MODELS = {
     "gp": "Gaussian process",
     "ensemble": "ensemble",
@@ -123,6 +131,8 @@ CHARTS: dict[str, Callable[[Path], Chart | None]] = {
     "v2.0": by_success("swingup-v2.0", "Cart-pole swing-up: v2.0"),
     "local": local,
     "dyna": dyna,
+    "trpo": trpo,
+    "mcts": by_return("mcts-mountain-car", "MountainCar-v0: v1.5 with tree search", (-200.0, -80.0)),
     **{
         f"{k}-pendulum": by_return(f"compare-pendulum-{k}", f"Pendulum-v1: {v}", (-1400.0, 0.0))
         for k, v in MODELS.items()
