@@ -182,6 +182,13 @@ def test_large_gains_are_thinned_and_that_is_said():
     assert _gains(gains[:, :5, :1, :3], ["a", "b", "c", "d"], NUMBERS)[1] == []
 
 
+def test_a_run_without_conditions_has_nothing_to_choose_from(tmp_path):
+    """A list without an entry is nothing that the page can draw."""
+    found = panels(write_run(tmp_path / "r", kind="Local", lines={"local_kl": []}))["local"]
+    assert not found["figures"]
+    assert "No improvement has been made yet" in " ".join(found["missing"])
+
+
 def test_v20_runs_show_their_gradient(tmp_path):
     line = {"improve_cost": 3.0, "improve_began": 5.0, "improve_snr": -0.1, "improve_adjoint": [100.0, 10.0, 1.0]}
     found = panels(write_run(tmp_path / "r", kind="V20", lines=line | {"improve_growth": 100.0, "improve_lost": 1}))

@@ -44,7 +44,7 @@ def local_panel(run: Records, gains: Callable[[Path], np.ndarray], share: float 
     """The panel of a local run, or None for another.  `share` of a page's gains may be drawn."""
     if run.algorithm != "local":
         return None
-    improved = [line for line in run.lines if isinstance(line.get("local_kl"), list)]
+    improved = [line for line in run.lines if isinstance(line.get("local_kl"), list) and line["local_kl"]]
     figures: list[Figure] = []
     missing: list[str] = []
     seeds = run.setting("algorithm", "conditions")
@@ -174,6 +174,6 @@ def newest_gains(path: Path) -> np.ndarray:
         gains = load_safetensors(data)[GAINS]
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise Damaged(f"the newest checkpoint has no gains ({type(error).__name__}).") from error
-    if gains.ndim != 4:
+    if gains.ndim != 4 or not gains.size:
         raise Damaged(f"the gains have the shape {list(gains.shape)}; they must be [conditions, steps, m, n].")
     return gains
