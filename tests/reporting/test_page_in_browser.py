@@ -33,7 +33,9 @@ EMPTY = """return [...document.querySelectorAll('.plot')].filter((p) => {
 SECTIONS = "return [...document.querySelectorAll('section')].map((s) => s.dataset.panel)"
 BLANK = """return [...document.querySelectorAll('section')]
     .filter((s) => !s.querySelector('.plot, table, .missing, .caption, img')).map((s) => s.dataset.panel)"""
-MARKUP = "return [...document.querySelectorAll('a[href^=http], b, svg a, svg tspan[style*=weight]')].map((e) => e.outerHTML)"
+MARKUP = (
+    "return [...document.querySelectorAll('a[href^=http], b, svg a, svg tspan[style*=weight]')].map((e) => e.outerHTML)"
+)
 """What a name has become: plotly.js makes links and bold text of its own in the plots."""
 WIDE = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
 USUAL = {"returns", "fan", "error", "calibration", "planner", "film", "events", "provenance", "other"}
