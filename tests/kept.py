@@ -26,7 +26,7 @@ def episodes(run: Path) -> list[tuple]:
     return [read_episode(p) for p in sorted((run / "episodes").glob("*.safetensors"))]
 
 
-CLOCKS = {"seconds", "step_seconds", "fit_seconds", "improve_seconds"}
+CLOCKS = {"seconds", "act_seconds", "step_seconds", "fit_seconds", "improve_seconds"}
 
 
 def without_clocks(run: Path) -> list[dict]:

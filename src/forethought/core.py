@@ -230,6 +230,14 @@ class AbstractWorld(eqx.Module):
         """Give back what it holds: processes, windows, devices.  The next reset takes them again."""
 
 
+class AbstractTimed(AbstractWorld):
+    """A world in which each action is waited for, so that what it takes to choose one is known."""
+
+    @abstractmethod
+    def act_seconds(self) -> Sequence[float]:
+        """One per action of the last `collect`; the first one of a program that is new includes its compilation."""
+
+
 class Task(eqx.Module):
     """What is to be learned: a world, its cost, and how success is judged."""
 

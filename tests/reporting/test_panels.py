@@ -368,3 +368,19 @@ def test_names_are_no_markup():
     assert series("<b>&x</b>", [1], [1], "@1")["name"] == "&lt;b&gt;&amp;x&lt;/b&gt;"
     assert plain("<a href='x'>&b</a>") == "&lt;a href='x'&gt;&amp;b&lt;/a&gt;"
     assert plain("é" * 100) == "é" * 39 + "…"
+
+
+def test_plans_are_timed_with_their_tail(tmp_path):
+    """Where each was timed; otherwise the means of turns, which have none."""
+    run = write_run(tmp_path / "r")
+    (trace, *_) = traces(panels(run)["planner"], "plan-time").items()
+    assert trace[0] == "mean of a turn"
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines = [line | {"act_seconds": [0.01, 0.02, 0.5]} for line in lines]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = traces(panels(run)["planner"], "plan-time")
+    assert {name: set(trace["y"]) for name, trace in found.items()} == {
+        "median of a turn": {10.0},
+        "95% of a turn": {20.0},
+        "slowest of a turn": {500.0},
+    }

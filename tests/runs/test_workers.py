@@ -34,7 +34,7 @@ def last(run: Path) -> dict[str, np.ndarray]:
 
 def lines(run: Path) -> list[dict]:
     """The metrics without their clocks."""
-    clocks = {"seconds", "step_seconds", "fit_seconds"}
+    clocks = {"seconds", "act_seconds", "step_seconds", "fit_seconds"}
     found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in line.items() if k not in clocks} for line in found]
 

@@ -58,7 +58,7 @@ def cluster() -> Iterator[None]:
 
 def contents(run: Path) -> dict[str, object]:
     """What a run wrote, but for clocks and its name: arrays byte for byte."""
-    clocks = ("seconds", "step_seconds", "fit_seconds")
+    clocks = ("seconds", "act_seconds", "step_seconds", "fit_seconds")
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     found: dict[str, object] = {"metrics": [{k: v for k, v in line.items() if k not in clocks} for line in lines]}
     files = sorted(run.glob("checkpoints/*/arrays.safetensors"))

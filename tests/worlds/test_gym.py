@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+import time
 from typing import Any
 
 import gymnasium
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -118,6 +120,26 @@ def test_episodes_in_pieces_and_the_clock() -> None:
     assert np.array_equal(b.x[:, 0], np.arange(5, 12))
     with pytest.raises(RuntimeError, match="no open episode"):
         world.collect(policy, None, at, KEY, 1)
+
+
+def test_each_choice_of_an_action_is_timed() -> None:
+    """Of the last piece; a policy that sleeps is seen to, and the environment is not counted."""
+
+    class Slow(AbstractPolicy):
+        def init(self, x, key):
+            return None
+
+        def act(self, carry, x, t):
+            wait = lambda u: time.sleep(0.05) or u
+            return jax.pure_callback(wait, jax.ShapeDtypeStruct((1,), jnp.float32), jnp.zeros(1, jnp.float32)), carry
+
+    world = gym_world("Pendulum-v1")
+    at = world.reset(jr.key(0))
+    _, _, at = world.collect(Slow(), None, at, jr.key(0), 3)
+    assert len(world.act_seconds()) == 3
+    assert min(world.act_seconds()) >= 0.05
+    world.collect(Slow(), None, at, jr.key(0), 2)
+    assert len(world.act_seconds()) == 2
 
 
 def test_unequal_episodes_in_the_order_of_the_conditions() -> None:

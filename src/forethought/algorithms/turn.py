@@ -20,6 +20,7 @@ from forethought.core import (
     AbstractLearner,
     AbstractPolicy,
     AbstractSized,
+    AbstractTimed,
     AbstractWorld,
     Open,
     RunState,
@@ -36,6 +37,8 @@ from forethought.types import Dataset, Metrics, RandomKey, Trajectory
 R = TypeVar("R")
 COUNTED = ("plan_failures", "plan_ties")
 """Metrics of planning that are summed over episodes; of the others the first world's is shown."""
+ACT_QUANTILES = (0.5, 0.95, 1.0)
+"""Of the seconds that actions take to be chosen: of a planner that replans, the seconds of a plan."""
 
 
 def base_policy(base: AbstractPolicy | None, task: Task) -> AbstractPolicy:
@@ -121,6 +124,9 @@ def execute(
     lanes = tuple(lane for _, lane in results)
     ended = all(lane is not None and bool(lane.at.done) for lane in lanes)
     metrics: Metrics = {"planned": plans, "steps": taken, "step_seconds": seconds / max(taken, 1)}
+    timed = [w for w, part in zip(task.worlds, shares, strict=True) if part and isinstance(w, AbstractTimed)]
+    if acted := [seconds for world in timed for seconds in world.act_seconds()]:
+        metrics["act_seconds"] = np.quantile(acted, ACT_QUANTILES).tolist()
     metrics |= _planning(task, policy, state, results)
     if ended:
         metrics["return"] = float(np.mean([lane.so_far for lane in lanes if lane is not None]))

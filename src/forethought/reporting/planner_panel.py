@@ -68,7 +68,34 @@ def _spread(run: Records) -> Figure | None:
 
 
 def _time(run: Records) -> Figure | None:
-    """Milliseconds per step, a mean per turn: single plans are not timed."""
+    """Milliseconds per action with their tail; per step, a mean per turn, where pieces are computed as a whole."""
+    return _single(run) or _whole(run)
+
+
+def _single(run: Records) -> Figure | None:
+    """Where each choice of an action was timed: the middle, the tail and the slowest of each turn."""
+    lines = [line for line in run.lines if _three(line.get("act_seconds"))]
+    lines = [line for line in lines if line.get("planned") is True] or lines
+    if not lines:
+        return None
+    steps, _ = column(lines, "env_steps")
+    times = 1e3 * np.asarray([line["act_seconds"] for line in lines], float)
+    names = ("median of a turn", "95% of a turn", "slowest of a turn")
+    traces = [
+        series(name, steps, times[:, i].tolist(), f"@{i + 1}", mode=line_or_dots(steps)) for i, name in enumerate(names)
+    ]
+    what = "action" if run.algorithm not in PLANS or run.algorithm in ONCE else "plan"
+    label = f"Milliseconds per {what}; the slowest of a turn is often one that was compiled first"
+    return figure("plan-time", traces, STEPS, "ms", label=label, log=True)
+
+
+def _three(value: object) -> bool:
+    """Whether this is a median, a tail and a largest."""
+    return isinstance(value, list) and len(value) == 3 and all(type(v) in (int, float) for v in value)
+
+
+def _whole(run: Records) -> Figure | None:
+    """Where pieces of episodes are computed as a whole: single plans are not timed."""
     lines = [line for line in run.lines if line.get("planned") is True] or run.lines
     steps, seconds = column(lines, "step_seconds")
     times = [1e3 * s for s in seconds]

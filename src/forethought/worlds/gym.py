@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +15,7 @@ import jax.random as jr
 import numpy as np
 from gymnasium import spaces
 
-from forethought.core import AbstractPolicy, AbstractWitness, AbstractWorld
+from forethought.core import AbstractPolicy, AbstractTimed, AbstractWitness
 from forethought.math.act import act, start
 from forethought.math.angles import checked_angles, wrap_observation
 from forethought.types import Actions, Box, Choices, Cursor, RandomKey, Spec, Trajectory, UserError
@@ -32,13 +33,15 @@ class Live:
     t: int = 0
     condition: int = 0
     done: bool = True
+    acted: list[float] = field(default_factory=list)
+    """Seconds of each choice of an action in the last collection."""
 
     def cursor(self) -> Cursor:
         """Where the episode stands."""
         return Cursor(x=self.x, t=np.asarray(self.t, np.int64), done=np.asarray(self.done))
 
 
-class GymWorld(AbstractWorld):
+class GymWorld(AbstractTimed):
     """A Gymnasium environment.  Make one with `gym_world`.
 
     Its random numbers come from the reset seed alone (an environment owns its generator), so `collect` does not use
@@ -98,11 +101,15 @@ class GymWorld(AbstractWorld):
         live, env, name = self._standing(at), self.env, self.source.id
         space = env.action_space
         record = Recorder(live.x, self.spec.m, live.t, live.condition)
+        live.acted = []
         try:
             while len(record.reward) < steps and not live.done:
                 # NumPy goes into the compiled call directly: a device array first would double the overhead.
+                began = time.perf_counter()
                 u, carry = act(policy, carry, live.x.astype(np.float32), np.asarray(live.t, np.int32))
-                vector, native = executed(space, np.asarray(u), name, live.t)
+                u = np.asarray(u)
+                live.acted.append(time.perf_counter() - began)
+                vector, native = executed(space, u, name, live.t)
                 observation, reward, terminated, truncated, _ = env.step(native)
                 y = self._seen(observation)
                 record.add(vector, y, float(reward), bool(terminated), bool(truncated))
@@ -115,6 +122,10 @@ class GymWorld(AbstractWorld):
             error.trajectory = record.trajectory()  # pyright: ignore[reportAttributeAccessIssue]
             raise
         return record.trajectory(), carry, live.cursor()
+
+    def act_seconds(self) -> Sequence[float]:
+        """One per action of the last collection."""
+        return tuple(self.live.acted)
 
     def rollouts(
         self, policy: AbstractPolicy, key: RandomKey, conditions: Sequence[int], steps: int
