@@ -74,6 +74,15 @@ def pendulum_by_law(x: jax.Array, u: jax.Array, theta: dict[str, jax.Array]) -> 
     return jnp.stack([jnp.cos(angle), jnp.sin(angle), speed])
 
 
+def cartpole_by_gymnasium(x: jax.Array, u: jax.Array) -> jax.Array:
+    """CartPole-v1's equations: Euler's step of 0.02 s; x = [p, v, th, w], u the one-hot choice of -10 N or 10 N."""
+    _, v, th, w = x
+    sin, cos = jnp.sin(th), jnp.cos(th)
+    pushed = (10.0 * (u[1] - u[0]) + 0.05 * w**2 * sin) / 1.1
+    turn = (9.8 * sin - cos * pushed) / (0.5 * (4.0 / 3.0 - 0.1 * cos**2 / 1.1))
+    return x + 0.02 * jnp.stack([v, pushed - 0.05 * turn * cos / 1.1, w, turn])
+
+
 def cartpole_by_law(x: jax.Array, u: jax.Array, theta: dict[str, jax.Array]) -> jax.Array:
     """The swing-up's equations with its four constants to be found."""
     system: Any = SimpleNamespace(
@@ -128,11 +137,17 @@ STUDIES: dict[str, Study] = {
     "ilqr-v1.0-truth": Study("Pendulum-v1", V10(ILQR(), ONCE), (0,), seeds=5, truth=Pendulum()),
     # Tree search as v1.5's planner
     "mcts-cartpole": Study(
+        "CartPole-v1", V15(TREE, base_steps=100, refit_every=50, horizon=100), (150, 250), seeds=5, first=200
+    ),
+    "mcts-cartpole-truth": Study("CartPole-v1", V15(TREE, horizon=100), (0,), seeds=1, truth=cartpole_by_gymnasium),
+    # As it was before the horizon's ceiling was known
+    "mcts-cartpole-ensemble": Study(
         "CartPole-v1",
         V15(TREE, EnsembleLearner(), base_steps=100, refit_every=50, horizon=30),
         (250, 500, 1000),
         seeds=5,
     ),
+    "mcts-cartpole-30-truth": Study("CartPole-v1", V15(TREE, horizon=30), (0,), seeds=1, truth=cartpole_by_gymnasium),
     "mcts-acrobot": Study(
         "Acrobot-v1", V15(FAR, EnsembleLearner(), base_steps=500, refit_every=100, horizon=60), (1000, 2000), seeds=5
     ),

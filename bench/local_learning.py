@@ -12,16 +12,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
-import os
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from runner import RESULTS, commit, machine, seeds
+from runner import RESULTS, commit, machine, processes, seeds, write
 
 CONDITIONS = (0, 1, 2, 3)
 BUDGET = {"drag-cart": 60, "arm-reach": 100, "Reacher-v5": 80, "forethought/PegInsertion-v0": 200}
@@ -127,9 +124,7 @@ def run_one(name: str, variant: str, seed: int, path: Path) -> None:
     found = search(name, seed) if variant == "random" else learn(name, variant, seed)
     about = {"task": name, "variant": variant, "seed": seed, "commit": commit(), "machine": machine()}
     about["settings"] = {"conditions": list(CONDITIONS), "budget": BUDGET[name]}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(about | found, indent=1) + "\n")
-    temporary.replace(path)
+    write(path, about | found)
 
 
 def main() -> int:
@@ -148,27 +143,13 @@ def main() -> int:
         for variant in arguments.variants.split(",")
         for seed in seeds(arguments.seeds)
     ]
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    for _, _, _, path in jobs:
-        path.parent.mkdir(exist_ok=True)
     if arguments.only:
         for job in jobs:
             run_one(*job)
         return 0
-    waiting, running, failed = [job for job in jobs if not job[3].exists()], [], 0
-    environment = os.environ | {"XLA_FLAGS": os.environ.get("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")}
-    while waiting or running:
-        while waiting and len(running) < arguments.jobs:
-            name, variant, seed, _ = waiting.pop(0)
-            command = [sys.executable, __file__, name, "--variants", variant, "--seeds", str(seed)]
-            command += ["--out", str(arguments.out), "--only"]
-            running.append((f"{name} {variant} {seed}", subprocess.Popen(command, env=environment)))
-        for entry in [entry for entry in running if entry[1].poll() is not None]:
-            running.remove(entry)
-            failed += entry[1].returncode != 0
-            print(f"{entry[0]} {'done' if entry[1].returncode == 0 else 'FAILED'}", flush=True)
-        time.sleep(0.2)
-    return min(failed, 1)
+    more = ("--out", arguments.out, "--only")
+    words = lambda name, variant, seed: (name, "--variants", variant, "--seeds", seed, *more)
+    return min(processes(__file__, {path: words(*about) for *about, path in jobs}, arguments.jobs), 1)
 
 
 if __name__ == "__main__":

@@ -17,14 +17,13 @@ import argparse
 import dataclasses
 import json
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from runner import HERE, RESULTS, commit, machine, seeds
+from runner import HERE, RESULTS, commit, machine, processes, seeds, write
 
 TASKS = ("HalfCheetah-v5", "Hopper-v5", "InvertedDoublePendulum-v5")
 VARIANTS = ("dyna", "plain")
@@ -98,28 +97,7 @@ def run_one(job: tuple[str, str, int, Path], marks: list[int]) -> None:
     settings = " ".join(wadler_lindig.pformat(algorithm(variant), hide_defaults=False).split())
     about = {"task": name, "variant": variant, "seed": seed, "commit": commit(), "machine": machine()}
     about |= {"settings": settings, "marks": marks, "jax": jax.__version__, "episodes_per_mark": EPISODES}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(about | found, indent=1) + "\n")
-    temporary.replace(path)
-
-
-def run_all(waiting: list[tuple[str, str, int, Path]], arguments: argparse.Namespace) -> int:
-    """A process per missing seed, `jobs` at a time, each with one thread; returns how many failed."""
-    running: list[tuple[str, subprocess.Popen[bytes]]] = []
-    failed = 0
-    environment = os.environ | {"XLA_FLAGS": os.environ.get("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")}
-    while waiting or running:
-        while waiting and len(running) < arguments.jobs:
-            name, variant, seed, _ = waiting.pop(0)
-            command = [sys.executable, __file__, name, "--variants", variant, "--seeds", str(seed), "--only"]
-            command += ["--out", str(arguments.out), "--steps", str(arguments.steps), "--mark", str(arguments.mark)]
-            running.append((f"{name} {variant} {seed}", subprocess.Popen(command, env=environment)))
-        for entry in [entry for entry in running if entry[1].poll() is not None]:
-            running.remove(entry)
-            failed += entry[1].returncode != 0
-            print(f"{entry[0]} {'done' if entry[1].returncode == 0 else 'FAILED'}", flush=True)
-        time.sleep(0.2)
-    return failed
+    write(path, about | found)
 
 
 def main() -> int:
@@ -141,13 +119,13 @@ def main() -> int:
         for variant in arguments.variants.split(",")
         for seed in seeds(arguments.seeds)
     ]
-    for job in jobs:
-        job[3].parent.mkdir(parents=True, exist_ok=True)
     if arguments.only:
         for job in jobs:
             run_one(job, marks)
         return 0
-    return min(run_all([job for job in jobs if not job[3].exists()], arguments), 1)
+    more = ("--out", arguments.out, "--steps", arguments.steps, "--mark", arguments.mark, "--only")
+    words = lambda name, variant, seed: (name, "--variants", variant, "--seeds", seed, *more)
+    return min(processes(__file__, {path: words(*about) for *about, path in jobs}, arguments.jobs), 1)
 
 
 if __name__ == "__main__":

@@ -19,15 +19,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from runner import RESULTS, commit, machine, seeds
+from runner import RESULTS, commit, machine, processes, seeds, write
 
 TASK = "cartpole-swingup"
 STEPS, FIRST = 240, 180
@@ -132,7 +130,7 @@ def table() -> int:
             gains = [f["once"]["all"]["return"] - f["once"][name]["return"] for f in found]
             rows.append(judged(f"better than with {name} (return after one improvement)", gains))
     result = {"commits": sorted({f["commit"] for f in found}), "seeds": [f["seed"] for f in found], "claims": rows}
-    (RESULTS / "policy_claims.json").write_text(json.dumps(result, indent=1) + "\n")
+    write(RESULTS / "policy_claims.json", result)
     return 0
 
 
@@ -146,19 +144,13 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.what == "table":
         return table()
-    arguments.out.mkdir(parents=True, exist_ok=True)
     if arguments.only is not None:
         found = {"seed": arguments.only, "commit": commit(), "machine": machine(), **measure(arguments.only)}
-        temporary = arguments.out / f".{arguments.only}.{os.getpid()}"
-        temporary.write_text(json.dumps(found, indent=1) + "\n")
-        temporary.replace(arguments.out / f"{arguments.only}.json")
+        write(arguments.out / f"{arguments.only}.json", found)
         return 0
-    failed = 0
-    for seed in seeds(arguments.seeds):
-        if not (arguments.out / f"{seed}.json").exists():
-            command = [sys.executable, __file__, "--only", str(seed), "--out", str(arguments.out)]
-            failed += subprocess.run(command, check=False).returncode != 0
-    return min(failed, 1)
+    words = lambda seed: ("--only", seed, "--out", arguments.out)
+    wanted = {arguments.out / f"{seed}.json": words(seed) for seed in seeds(arguments.seeds)}
+    return min(processes(__file__, wanted, 1), 1)  # one at a time: actions are timed
 
 
 if __name__ == "__main__":

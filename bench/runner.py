@@ -14,7 +14,9 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
@@ -57,9 +59,7 @@ def run_one(name: str, seed: int, out: Path) -> None:
         "machine": machine(),
         **run(study, seed),
     }
-    temporary = out / f".{seed}.json.{os.getpid()}"
-    temporary.write_text(json.dumps(result, indent=1) + "\n")
-    temporary.replace(out / f"{seed}.json")
+    write(out / f"{seed}.json", result)
 
 
 def seeds(text: str) -> list[int]:
@@ -71,24 +71,33 @@ def seeds(text: str) -> list[int]:
     return found
 
 
-def run_all(name: str, wanted: list[int], out: Path, jobs: int) -> int:
-    """Start a process per missing seed, `jobs` at a time, each with one thread; returns how many failed."""
+def write(path: Path, found: Mapping[str, Any]) -> None:
+    """A result as a file, which appears only when it is whole; NaN as null, as JSON has none."""
+    from forethought.runs.directory import strict
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(strict(found), indent=1, allow_nan=False) + "\n")
+    temporary.replace(path)
+
+
+def processes(script: str, wanted: Mapping[Path, Sequence[str]], at_once: int) -> int:
+    """A process of this script, with these arguments, for each result that is not there, `at_once` at a time, each with
+    one thread; returns how many failed."""
     from forethought.sweeping.job import Job, Outcome
     from forethought.sweeping.sweep import sweep
 
     def tell(outcome: Outcome) -> None:
         if not outcome.earlier:
-            print(f"{name}: seed {outcome.name} {'done' if outcome.status == 'done' else 'FAILED'}", flush=True)
+            print(f"{outcome.name} {'done' if outcome.status == 'done' else 'FAILED'}", flush=True)
 
-    environment = {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false"} | os.environ
-    done = [seed for seed in wanted if (out / f"{seed}.json").exists()]
-    print(f"{name}: {len(done)} of {len(wanted)} seeds are done", flush=True)
-    each = [
-        Job(str(seed), (sys.executable, __file__, name, "--only", str(seed), "--out", str(out)), out / f"{seed}.json")
-        for seed in dict.fromkeys(wanted)
-    ]
-    found = sweep(each, at_once=jobs, environment=environment, tell=tell)
-    return sum(outcome.status == "failed" for outcome in found)
+    done = sum(path.exists() for path in wanted)
+    print(f"{done} of {len(wanted)} are done", flush=True)
+    for path in wanted:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    command = lambda words: (sys.executable, script, *map(str, words))
+    jobs = [Job(f"{path.parent.name}-{path.stem}", command(words), path) for path, words in wanted.items()]
+    return sum(outcome.status == "failed" for outcome in sweep(jobs, at_once=at_once, tell=tell))
 
 
 def main() -> int:
@@ -101,11 +110,12 @@ def main() -> int:
     parser.add_argument("--only", type=int, help="run this seed in this process")
     arguments = parser.parse_args()
     out = arguments.out or RESULTS / arguments.study
-    out.mkdir(parents=True, exist_ok=True)
     if arguments.only is not None:
         run_one(arguments.study, arguments.only, out)
         return 0
-    return min(run_all(arguments.study, seeds(arguments.seeds), out, arguments.jobs), 1)
+    words = lambda seed: (arguments.study, "--only", str(seed), "--out", str(out))
+    wanted = {out / f"{seed}.json": words(seed) for seed in seeds(arguments.seeds)}
+    return min(processes(__file__, wanted, arguments.jobs), 1)
 
 
 if __name__ == "__main__":

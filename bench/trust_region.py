@@ -13,15 +13,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from runner import RESULTS, commit, machine, seeds
+from runner import RESULTS, commit, machine, processes, seeds, write
 
 VARIANTS = ("imagined", "real")
 TASK = "Pendulum-v1"
@@ -30,11 +28,8 @@ EVERY = 200
 
 
 def save(path: Path, found: dict[str, Any]) -> None:
-    """The file appears only when it is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps({"commit": commit(), "machine": machine()} | found, indent=1) + "\n")
-    temporary.replace(path)
+    """With where it comes from."""
+    write(path, {"commit": commit(), "machine": machine()} | found)
 
 
 def bandit(epsilon: float = 1e-3, steps: int = 2000) -> dict[str, Any]:
@@ -175,31 +170,13 @@ def main() -> int:
         print(json.dumps(found, indent=1))
         return 0
     jobs = [(v, s, given.out / v / f"{s}.json") for s in seeds(given.seeds) for v in given.variants.split(",")]
-    waiting = [job for job in jobs if not job[2].exists()]
     if given.only:
-        for variant, seed, path in waiting:
+        for variant, seed, path in jobs:
             save(path, learn(variant, seed, given.steps))
         return 0
-    return run_all(waiting, given)
-
-
-def run_all(waiting: list[tuple[str, int, Path]], given: argparse.Namespace) -> int:
-    """A process per seed and variant, some at a time; 1 if one failed."""
-    environment = os.environ | {"XLA_FLAGS": os.environ.get("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")}
-    running: list[tuple[str, subprocess.Popen[bytes]]] = []
-    failed = 0
-    while waiting or running:
-        while waiting and len(running) < given.jobs:
-            variant, seed, _ = waiting.pop(0)
-            command = [sys.executable, __file__, "learn", "--variants", variant, "--seeds", str(seed), "--only"]
-            command += ["--steps", str(given.steps), "--out", str(given.out)]
-            running.append((f"{variant} {seed}", subprocess.Popen(command, env=environment)))
-        for entry in [entry for entry in running if entry[1].poll() is not None]:
-            running.remove(entry)
-            failed += entry[1].returncode != 0
-            print(f"{entry[0]} {'done' if entry[1].returncode == 0 else 'FAILED'}", flush=True)
-        time.sleep(0.2)
-    return min(failed, 1)
+    more = ("--steps", given.steps, "--out", given.out, "--only")
+    words = lambda variant, seed: ("learn", "--variants", variant, "--seeds", seed, *more)
+    return min(processes(__file__, {path: words(variant, seed) for variant, seed, path in jobs}, given.jobs), 1)
 
 
 if __name__ == "__main__":
