@@ -137,7 +137,7 @@ STUDIES: dict[str, Study] = {
     "ilqr-v1.0-truth": Study("Pendulum-v1", V10(ILQR(), ONCE), (0,), seeds=5, truth=Pendulum()),
     # Tree search as v1.5's planner
     "mcts-cartpole": Study(
-        "CartPole-v1", V15(TREE, base_steps=100, refit_every=50, horizon=100), (150, 250), seeds=5, first=200
+        "CartPole-v1", V15(TREE, base_steps=100, refit_every=50, horizon=100), (150, 250, 500), seeds=5, first=200
     ),
     "mcts-cartpole-truth": Study("CartPole-v1", V15(TREE, horizon=100), (0,), seeds=1, truth=cartpole_by_gymnasium),
     # As it was before the horizon's ceiling was known
