@@ -83,6 +83,24 @@ def cartpole_by_gymnasium(x: jax.Array, u: jax.Array) -> jax.Array:
     return x + 0.02 * jnp.stack([v, pushed - 0.05 * turn * cos / 1.1, w, turn])
 
 
+def acrobot_by_gymnasium(x: jax.Array, u: jax.Array) -> jax.Array:
+    """Acrobot-v1's equations, a Runge-Kutta step of 0.2 s; x = [cos th1, sin th1, cos th2, sin th2, w1, w2], u the
+    one-hot choice of a torque of -1, 0 or 1 between two links of mass and length 1."""
+
+    def derivative(s: jax.Array) -> jax.Array:
+        th1, th2, w1, w2 = s
+        d2 = 1.25 + 0.5 * jnp.cos(th2)
+        d1 = 3.5 + jnp.cos(th2)
+        pull2 = 4.9 * jnp.sin(th1 + th2)
+        pull1 = -0.5 * w2 * (w2 + 2.0 * w1) * jnp.sin(th2) + 14.7 * jnp.sin(th1) + pull2
+        turn2 = (u[2] - u[0] + d2 / d1 * pull1 - 0.5 * w1**2 * jnp.sin(th2) - pull2) / (1.25 - d2**2 / d1)
+        return jnp.stack([w1, w2, -(d2 * turn2 + pull1) / d1, turn2])
+
+    s = rk4(derivative, jnp.stack([jnp.arctan2(x[1], x[0]), jnp.arctan2(x[3], x[2]), x[4], x[5]]), 0.2, 1)
+    w = jnp.clip(s[2:], jnp.pi * jnp.asarray([-4.0, -9.0]), jnp.pi * jnp.asarray([4.0, 9.0]))
+    return jnp.stack([jnp.cos(s[0]), jnp.sin(s[0]), jnp.cos(s[1]), jnp.sin(s[1]), w[0], w[1]])
+
+
 def cartpole_by_law(x: jax.Array, u: jax.Array, theta: dict[str, jax.Array]) -> jax.Array:
     """The swing-up's equations with its four constants to be found."""
     system: Any = SimpleNamespace(
@@ -148,9 +166,16 @@ STUDIES: dict[str, Study] = {
         seeds=5,
     ),
     "mcts-cartpole-30-truth": Study("CartPole-v1", V15(TREE, horizon=30), (0,), seeds=1, truth=cartpole_by_gymnasium),
+    # Seeds from 100 on were spent on a horizon of 60 steps, within which nothing arrives, on the true dynamics either
     "mcts-acrobot": Study(
-        "Acrobot-v1", V15(FAR, EnsembleLearner(), base_steps=500, refit_every=100, horizon=60), (1000, 2000), seeds=5
+        "Acrobot-v1",
+        V15(FAR, EnsembleLearner(), base_steps=500, refit_every=100, horizon=150),
+        (1000, 2000),
+        seeds=5,
+        first=200,
     ),
+    "mcts-acrobot-truth": Study("Acrobot-v1", V15(FAR, horizon=150), (0,), seeds=1, truth=acrobot_by_gymnasium),
+    "mcts-acrobot-60-truth": Study("Acrobot-v1", V15(FAR, horizon=60), (0,), seeds=1, truth=acrobot_by_gymnasium),
     "mcts-mountain-car": Study(
         "MountainCar-v0",
         V15(FAR, EnsembleLearner(), base_steps=200, refit_every=100, horizon=120),

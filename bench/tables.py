@@ -61,6 +61,8 @@ TITLES = {
     "mcts-cartpole-ensemble": "CartPole-v1: tree search on the ensemble, 30 steps ahead",
     "mcts-cartpole-30-truth": "CartPole-v1: tree search on the true dynamics, 30 steps ahead",
     "mcts-acrobot": "Acrobot-v1 (discrete): v1.5 with tree search",
+    "mcts-acrobot-truth": "Acrobot-v1: the same tree search on the true dynamics",
+    "mcts-acrobot-60-truth": "Acrobot-v1: tree search on the true dynamics, 60 steps ahead",
     "mcts-mountain-car": "MountainCar-v0 (discrete): v1.5 with tree search",
     "mcts-pendulum": "Pendulum-v1: v1.5 with tree search",
     "swingup-v2.0": "Cart-pole swing-up of the PILCO literature: v2.0 on the Gaussian process",
