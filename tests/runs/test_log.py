@@ -6,8 +6,9 @@ import pytest
 
 from forethought.runs.directory import strict
 from forethought.runs.files import Damaged
-from forethought.runs.log import Bar, Lines, Quiet, Turn, display, number, summary, warnings_of
+from forethought.runs.log import Bar, Lines, Quiet, Turn, blindness, display, number, summary, warnings_of
 from forethought.runs.metrics import MetricsFile, intact, resumed
+from small import recipe
 
 METRICS = {"planned": True, "model_error_1": 0.01234, "model_error_20": float("nan"), "step_seconds": 0.0056}
 
@@ -100,6 +101,30 @@ def test_what_went_wrong_in_a_turn_is_said_once(metrics, said):
     assert all(
         part in sentence and sentence.startswith("Warning: ") for part, sentence in zip(said, found, strict=True)
     )
+
+
+@pytest.mark.parametrize(
+    ("ties", "steps", "before", "said"),
+    [
+        (20, 20, 0, True),
+        (40, 20, 20, True),
+        (40, 20, 21, True),
+        (40, 20, 23, False),
+        (9, 9, 0, False),
+        (None, 20, 0, False),
+    ],
+)
+def test_plans_that_see_no_difference_are_said(ties, steps, before, said) -> None:
+    """Nine in ten of the turn's, of which there are a few."""
+    found = blindness({"plan_ties": ties, "steps": steps}, 40, before)
+    assert (found is not None) == said
+    assert found is None or "--algorithm.horizon" in found
+
+
+def test_a_goal_beyond_the_horizon_is_said_once(capsys) -> None:
+    """MountainCar-v0, three steps ahead: every plan costs three."""
+    recipe(task="MountainCar-v0", steps=40).run()
+    assert capsys.readouterr().err.count("look further ahead") == 1
 
 
 def test_strict_leaves_the_rest_alone():

@@ -12,6 +12,9 @@ from typing import Any, NamedTuple
 from forethought.errors import printable
 from forethought.types import Metrics
 
+BLIND_STEPS = 10
+"""Steps of a turn below which plans that see no difference are too few to be talked about."""
+
 
 class Turn(NamedTuple):
     """One turn of the loop, as it is shown."""
@@ -124,6 +127,18 @@ def warnings_of(metrics: Metrics, steps: int, failures: int) -> Iterator[str]:
         yield f"At step {steps}: {sentence}"
     if dropped := int(metrics.get("fit_dropped") or 0):
         yield f"Warning: at step {steps} {dropped} members of the model were dropped: not finite, or far off."
+
+
+def blindness(metrics: Metrics, steps: int, ties: int) -> str | None:
+    """What to do if nearly all plans of a turn had nothing to choose between; `ties` of the episode were before it."""
+    tied, taken = int(metrics.get("plan_ties") or 0) - ties, int(metrics.get("steps") or 0)
+    if taken < BLIND_STEPS or tied < 0.9 * taken:
+        return None
+    return (
+        f"Warning: in {tied} of {taken} plans up to step {steps} all that was tried cost the same: within the horizon "
+        "nothing makes a difference. If there is still something to gain, look further ahead (--algorithm.horizon), or "
+        "give a cost that says where to go."
+    )
 
 
 def display(quiet: bool) -> Display:

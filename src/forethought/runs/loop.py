@@ -22,7 +22,7 @@ from forethought.runs.episodes import SUMS, episode_file, write_episode
 from forethought.runs.evaluation import evaluate_and_keep
 from forethought.runs.files import StorageError, remove, replace_durably, sync_file
 from forethought.runs.journal import Journal, before_name, journals
-from forethought.runs.log import Display, Turn, warnings_of
+from forethought.runs.log import Display, Turn, blindness, warnings_of
 from forethought.runs.metrics import MetricsFile
 from forethought.runs.progress import Progress
 from forethought.runs.signals import stoppable, undisturbed
@@ -214,7 +214,11 @@ class Loop:
         steps = int(self.state.steps)
         for sentence in warnings_of(metrics, steps, self.progress.failures):
             self.show.say(sentence)
-        self.progress.failures = 0 if self.state.open is None else int(metrics.get("plan_failures") or 0)
+        if not self.progress.blind and (sentence := blindness(metrics, steps, self.progress.ties)):
+            self.progress.blind = True
+            self.show.say(sentence)
+        of = lambda name: 0 if self.state.open is None else int(metrics.get(name) or 0)
+        self.progress.failures, self.progress.ties = of("plan_failures"), of("plan_ties")
         line: dict[str, Any] = {
             "turn": self.progress.turns + 1,
             "env_steps": steps,

@@ -22,6 +22,10 @@ class Progress:
     """What the guard has found so far."""
     failures: int = 0
     """Plans that failed in the open episode."""
+    ties: int = 0
+    """Plans of the open episode that had nothing to choose between."""
+    blind: bool = False
+    """Whether it was said already that plans see no difference."""
 
     def notes(self, seconds: float) -> dict[str, Any]:
         """As JSON, at this wall clock."""
