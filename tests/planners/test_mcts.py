@@ -437,3 +437,25 @@ def test_a_missing_package_is_said(monkeypatch) -> None:
     policy = MPC(Planning(MCTS(), Point(), Near(), LINE, 3))
     with pytest.raises(UserError, match=r"mcts needs the package mctx.*pip install 'forethought\[search\]'"):
         policy.init(jnp.zeros(1, jnp.float32), jr.key(0))
+
+
+def test_where_nothing_makes_a_difference_it_wanders() -> None:
+    """Not one action for ever, nor a new one at every step: each is held, and the plan is kept for a while."""
+    problem = table_problem(np.zeros((1, 3)), np.full((1, 3), -1.0), horizon=30)
+    planner = MCTS(CERTAIN, simulations=4, hold=5, rollouts=2)
+    step = eqx.filter_jit(lambda warm, key: planner.plan(problem, warm, key))
+    warm, taken, redrawn = planner.init(problem), [], 0
+    for key in jr.split(jr.key(3), 300):
+        plan, after = step(warm, key)
+        assert bool(plan.metrics["tied"])
+        redrawn += not np.array_equal(after.mean, warm.mean)
+        taken.append(int(np.argmax(np.asarray(after.mean)[0])))
+        warm = planner.shift(after)
+    runs = [len(list(group)) for _, group in itertools.groupby(taken)]
+    assert set(taken) == {0, 1, 2}
+    assert np.median(runs) >= 4, runs
+    assert 3 <= redrawn <= 30, "about once per horizon"
+    planner = dataclasses.replace(planner, simulations=32)
+    best, _ = planner.plan(table_problem([[0, 0, 0]], [[-1.0, -1.0, 0.0]], horizon=30), warm, jr.key(0))
+    assert not bool(best.metrics["tied"])
+    assert int(np.argmax(best.policy.us[0])) == 2, "where there is a difference it goes there"

@@ -45,7 +45,8 @@ class MCTS(AbstractPlanner[Searched]):
 
     The plan is, in a certain model, the cheapest sequence of actions that was met; otherwise the root's action of the
     best mean, of those with at least half the square root of the most visits, and after it the cheapest sequence that
-    goes on.
+    goes on.  Where all that was met costs the same (the goal is beyond the horizon) it wanders: random actions, each
+    held for `hold` steps.
     Needs the package mctx: pip install 'forethought[search]'.
     """
 
@@ -88,7 +89,7 @@ class MCTS(AbstractPlanner[Searched]):
     def plan(self, problem: Problem, warm: Searched, key: RandomKey) -> tuple[Plan, Searched]:
         """Grow a tree from x0 and take the best of it.  Metrics: `visits` and `values` (costs) of the root's actions,
         and the `nodes` that hold finite numbers."""
-        k_draw, k_pool, k_search, k_last = jr.split(key, 4)
+        k_draw, k_pool, k_search, k_last, k_wander = jr.split(key, 5)
         how, dynamics = beliefs(self.imagination, problem, k_draw)
         pool = self._sequences(problem.actions, warm, k_pool)
         shape = self._shape(problem, how)
@@ -103,13 +104,15 @@ class MCTS(AbstractPlanner[Searched]):
             scored = appraise(self.imagination, problem, finalists, k_last)
             first = jnp.argmin(scored.costs)
             best, cost, left_out = finalists[first], scored.costs[first], scored.left_out
+        tied = _tied(grown)
+        best = jnp.where(tied, self._wander(problem.actions, warm, k_wander), best)
         visited = grown.known.visits > 0
         metrics = {
             "visits": grown.known.visits,
             "values": jnp.where(visited, -grown.known.q, jnp.inf),
             "nodes": jnp.sum(grown.used & ~grown.nodes.sick, dtype=jnp.int32),
             "left_out": left_out,
-            "tied": _tied(grown),
+            "tied": tied,
         }
         # A plan that cannot be told apart from nonsense leaves the warm start as it was.
         fine = jnp.isfinite(cost) & jnp.any(visited)
@@ -119,6 +122,19 @@ class MCTS(AbstractPlanner[Searched]):
     def shift(self, warm: Searched) -> Searched:
         """Drop the executed action, repeat the last one."""
         return Searched(shift_plan(warm.mean))
+
+    def _wander(self, actions: Actions, warm: Searched, key: RandomKey) -> Float[Array, "H d"]:
+        """Where nothing that was tried makes a difference: random actions, each held for `hold` steps, or those that
+        the last plan had left.
+
+        Staying with one action, or choosing anew at every step, would seldom come to where there is a difference.
+        """
+        k_when, k_what = jr.split(key)
+        horizon, d = warm.mean.shape
+        drawn = jr.normal(k_what, (-(-horizon // self.hold), d), jnp.float32)
+        drawn = actions.clip(jnp.repeat(drawn, self.hold, axis=0)[:horizon])
+        stay = jr.bernoulli(k_when, 1.0 - 1.0 / horizon) & jnp.any(warm.mean != 0.0)
+        return jnp.where(stay, warm.mean, drawn)
 
     def _shape(self, problem: Problem, how: Imagination) -> Shape:
         actions = problem.actions
