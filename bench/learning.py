@@ -62,6 +62,8 @@ LONG = ICEM(Imagination(propagation="ts-inf"), samples=256, iterations=10, elite
 ONCE = EnsembleLearner(gradient_steps=2000)
 TREE = MCTS(simulations=32)
 """Short plans of many branches; the tasks of one far goal hold each branch's action for longer."""
+PINK = MCTS(simulations=32, beta=1.0)
+"""To balance is to push to and fro: sequences of slower noise fall to one side."""
 FAR = MCTS(simulations=24, hold=6, rollouts=16)
 CART_NAMES = ("cart", "pole", "length", "drag")
 
@@ -155,9 +157,16 @@ STUDIES: dict[str, Study] = {
     "ilqr-v1.0-truth": Study("Pendulum-v1", V10(ILQR(), ONCE), (0,), seeds=5, truth=Pendulum()),
     # Tree search as v1.5's planner
     "mcts-cartpole": Study(
+        "CartPole-v1", V15(PINK, base_steps=100, refit_every=50, horizon=100), (150, 250, 500), seeds=5, first=300
+    ),
+    "mcts-cartpole-truth": Study("CartPole-v1", V15(PINK, horizon=100), (0,), seeds=1, truth=cartpole_by_gymnasium),
+    # With slower noise, before its ceiling was known
+    "mcts-cartpole-slow": Study(
         "CartPole-v1", V15(TREE, base_steps=100, refit_every=50, horizon=100), (150, 250, 500), seeds=5, first=200
     ),
-    "mcts-cartpole-truth": Study("CartPole-v1", V15(TREE, horizon=100), (0,), seeds=1, truth=cartpole_by_gymnasium),
+    "mcts-cartpole-slow-truth": Study(
+        "CartPole-v1", V15(TREE, horizon=100), (0,), seeds=1, truth=cartpole_by_gymnasium
+    ),
     # As it was before the horizon's ceiling was known
     "mcts-cartpole-ensemble": Study(
         "CartPole-v1",

@@ -58,6 +58,8 @@ TITLES = {
     "cartpole": "CartPole-v1 (discrete), v1.5",
     "mcts-cartpole": "CartPole-v1 (discrete): v1.5 with tree search",
     "mcts-cartpole-truth": "CartPole-v1: the same tree search on the true dynamics",
+    "mcts-cartpole-slow": "CartPole-v1: tree search with slower noise",
+    "mcts-cartpole-slow-truth": "CartPole-v1: tree search with slower noise on the true dynamics",
     "mcts-cartpole-ensemble": "CartPole-v1: tree search on the ensemble, 30 steps ahead",
     "mcts-cartpole-30-truth": "CartPole-v1: tree search on the true dynamics, 30 steps ahead",
     "mcts-acrobot": "Acrobot-v1 (discrete): v1.5 with tree search",
