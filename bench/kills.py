@@ -41,7 +41,7 @@ from forethought.runs.verify import problems
 
 TASKS = ("Pendulum-v1", "InvertedPendulum-v5")
 PLACES = ("collect", "save", "train")
-CLOCKS = {"seconds", "step_seconds", "fit_seconds"}
+CLOCKS = {"seconds", "act_seconds", "step_seconds", "fit_seconds"}
 STEPS, LIMIT = 100, 25
 
 
