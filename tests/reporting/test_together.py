@@ -40,6 +40,8 @@ def test_seeds_of_one_recipe_have_an_interval_over_seeds(tmp_path):
     assert trace["x"] == [30, 60]
     assert trace["y"][1] == pytest.approx(means.mean(), rel=1e-3)
     assert trace["error_y"]["array"][1] == pytest.approx(half, rel=1e-2)
+    runs[0].config["evaluate_every"] = 10  # how often one looks is no part of what is learned
+    assert "v1.5, mean over 3 seeds" in traces(together(runs)[0], "together-0")
     # Two seeds are no sample, and another recipe is not a seed.
     names = traces(together([*runs[:2], other])[0], "together-0")
     assert {"s0, evaluated", "s1, evaluated", "other, evaluated"} <= set(names)

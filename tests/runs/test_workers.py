@@ -18,6 +18,7 @@ from forethought.runs.directory import existing
 from forethought.runs.episodes import read_episode
 from forethought.runs.experiment import Named, open_run
 from forethought.runs.verify import problems
+from kept import CLOCKS
 from small import recipe
 
 
@@ -34,9 +35,8 @@ def last(run: Path) -> dict[str, np.ndarray]:
 
 def lines(run: Path) -> list[dict]:
     """The metrics without their clocks."""
-    clocks = {"seconds", "act_seconds", "step_seconds", "fit_seconds"}
     found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in clocks} for line in found]
+    return [{k: v for k, v in line.items() if k not in CLOCKS} for line in found]
 
 
 def episodes(run: Path) -> list[tuple]:

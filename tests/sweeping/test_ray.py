@@ -23,6 +23,7 @@ from forethought.sweeping.job import Caps, Job, Place
 from forethought.sweeping.ray_launcher import connected, merged, run_here, run_on_ray
 from forethought.sweeping.supervise import Setting
 from forethought.sweeping.sweep import locked, sweep
+from kept import CLOCKS
 from small import PACE, TINY
 
 
@@ -58,9 +59,8 @@ def cluster() -> Iterator[None]:
 
 def contents(run: Path) -> dict[str, object]:
     """What a run wrote, but for clocks and its name: arrays byte for byte."""
-    clocks = ("seconds", "act_seconds", "step_seconds", "fit_seconds")
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    found: dict[str, object] = {"metrics": [{k: v for k, v in line.items() if k not in clocks} for line in lines]}
+    found: dict[str, object] = {"metrics": [{k: v for k, v in line.items() if k not in CLOCKS} for line in lines]}
     files = sorted(run.glob("checkpoints/*/arrays.safetensors"))
     return found | {str(file.relative_to(run)): file.read_bytes() for file in files}
 

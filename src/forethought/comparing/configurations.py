@@ -6,13 +6,11 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from forethought.runs.recipe_fields import APART, TASK
+
 Recipe = dict[str, Any]
 Flat = dict[str, Any]
 
-TASK = ("task", "env", "limit", "action_repeat", "resets")
-"""Fields of a recipe that say what is to be solved: returns of different tasks are not compared."""
-APART = ("seed", "out", "evaluate_every", "on_save_error")
-"""Fields that do not change what is learned."""
 SHORTER = (("algorithm.learner", "model"), ("algorithm.", ""))
 """What names of settings begin with, and what they are called on the command line."""
 

@@ -10,11 +10,10 @@ from typing import Any, NamedTuple
 from forethought.reporting.charts import Figure, Panel, Trace, digits_for, figure, level, panel, series, short, shown
 from forethought.reporting.records import Records, column
 from forethought.reporting.returns import RETURN, STEPS, drawn, measured, summed_up, threshold
+from forethought.runs.recipe_fields import APART, TASK
 
 SEEDS = 3
 """Runs of one recipe that make an interval over seeds."""
-TASK = ("env", "limit", "action_repeat", "resets")
-"""Fields of a recipe that say, beside the task, what is to be solved: only runs that share them share an axis."""
 MOST = 10
 """Numbers that a sentence names at most."""
 
@@ -62,12 +61,14 @@ def same_task(run: Records) -> str:
     recipe does not say all of it."""
     named = run.config.get("task")
     own = None if isinstance(named, str) else sorted({str(e.get("task")) for e in run.evaluations})
-    return _key(named if run.config else run.task, own if run.config else None, [run.config.get(k) for k in TASK])
+    return _key(
+        named if run.config else run.task, own if run.config else None, [run.config.get(k) for k in TASK if k != "task"]
+    )
 
 
 def same_recipe(run: Records) -> str:
     """What is the same for all seeds of a recipe."""
-    return _key({k: v for k, v in run.config.items() if k not in ("seed", "out")})
+    return _key({k: v for k, v in run.config.items() if k not in APART})
 
 
 def _title(members: Sequence[Records], tasks: Sequence[Sequence[Records]]) -> str:
